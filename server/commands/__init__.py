@@ -1,0 +1,1 @@
+"""Sub-commands of `gistserve`, one module each; heavy imports happen inside the commands."""

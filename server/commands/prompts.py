@@ -1,0 +1,194 @@
+"""`gistserve prompts`: register, list, show and delete prompts on a running server."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .connection import DEFAULT_URL, ApiKeyOption, Connection, UrlOption
+from .terminal import err, fail, out
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Register, list, show and delete prompts on a running server.",
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+PromptArgument = Annotated[str, typer.Argument(help="Id or name of the prompt.")]
+
+
+class Compression(StrEnum):
+    """How a registered prompt is kept; the values of the API's `compression`."""
+
+    auto = "auto"
+    gist = "gist"
+    prefix = "prefix"
+
+
+@app.command()
+def register(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Text file with the system prompt, .json file with a list of messages, "
+            "or - for text from standard input."
+        ),
+    ] = "-",
+    name: Annotated[str | None, typer.Option(help="Name, to use as `MODEL/NAME`.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; by default the server's first.")] = None,
+    compression: Annotated[
+        Compression,
+        typer.Option(help="gist: few tokens, lossy; prefix: exact; auto: gist where possible."),
+    ] = Compression.auto,
+    gist_tokens: Annotated[int | None, typer.Option(min=1, help="Number of gist tokens.")] = None,
+    ttl: Annotated[str | None, typer.Option(help="Life time in seconds, as in 3600s.")] = None,
+    auto_match: Annotated[
+        bool, typer.Option("--auto-match", help="Also serve requests that merely begin with it.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Plain text for /v1/completions, not a system message.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compress a prompt and keep it on the server."""
+    body = _prompt_content(file, raw)
+    options = {"name": name, "model": model, "gist_tokens": gist_tokens, "ttl": _seconds(ttl)}
+    body |= {key: value for key, value in options.items() if value is not None}
+    body |= {"compression": compression.value, "auto_match": auto_match}
+    connection = Connection(url, api_key)
+    with err.status("compressing the prompt …"):
+        prompt = connection.request("POST", "/v1/prompts", json=body)
+    _print_prompt(prompt, as_json)
+
+
+@app.command("list")
+def list_prompts(
+    url: UrlOption = DEFAULT_URL, api_key: ApiKeyOption = None, as_json: JsonOption = False
+) -> None:
+    """List the registered prompts."""
+    from rich.table import Table
+
+    prompts = Connection(url, api_key).prompts()
+    if as_json:
+        typer.echo(json.dumps(prompts, indent=2))
+        return
+    table = Table("id", "name", "model", "method", "tokens", "slots", "bytes", "expires", "used")
+    for prompt in prompts:
+        made = prompt["compression"]
+        table.add_row(
+            prompt["id"],
+            prompt.get("name") or "",
+            prompt["model"],
+            made["method"],
+            str(made["prompt_tokens"]),
+            str(made["slots"]),
+            f"{made['cache_bytes']:,}",
+            _time(prompt.get("expires_at")) or "never",
+            str(prompt.get("usage", {}).get("requests", 0)),
+        )
+    out.print(table)
+
+
+@app.command()
+def show(
+    prompt: PromptArgument,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one prompt."""
+    _print_prompt(Connection(url, api_key).find_prompt(prompt), as_json)
+
+
+@app.command()
+def delete(
+    prompt: PromptArgument,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete one prompt and its cache."""
+    connection = Connection(url, api_key)
+    found = connection.find_prompt(prompt)
+    answer = connection.request("DELETE", f"/v1/prompts/{found['id']}")
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        out.print(f"deleted {found['id']}", highlight=False)
+
+
+def _prompt_content(file: str, raw: bool) -> dict[str, Any]:
+    """The `messages` or `text` of a registration, from a file or standard input."""
+    text = _read(file)
+    if not text.strip():
+        fail(f"{file} is empty.", remedy="A prompt needs some text.")
+    if raw:
+        return {"text": text}
+    if file.endswith(".json"):
+        return {"messages": _messages(file, text)}
+    return {"messages": [{"role": "system", "content": text.strip()}]}
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}.")
+    except UnicodeDecodeError:
+        fail(f"{file} is not UTF-8 text.")
+
+
+def _messages(file: str, text: str) -> list[Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        fail(f"{file} is not valid JSON ({error}).")
+    messages = data.get("messages") if isinstance(data, dict) else data
+    if not isinstance(messages, list):
+        fail(f"{file} holds no list of messages.", remedy='Wanted: [{"role": …, "content": …}].')
+    return messages
+
+
+def _seconds(ttl: str | None) -> str | None:
+    """`3600` and `3600s` both mean an hour; the API wants the second form."""
+    return f"{ttl}s" if ttl is not None and ttl.isdecimal() else ttl
+
+
+def _time(timestamp: float | None) -> str:
+    if timestamp is None:
+        return ""
+    return datetime.fromtimestamp(timestamp, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _print_prompt(prompt: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(prompt, indent=2))
+        return
+    from rich.table import Table
+
+    made = prompt["compression"]
+    usage = prompt.get("usage", {})
+    table = Table(show_header=False, box=None)
+    rows = {
+        "id": prompt["id"],
+        "name": prompt.get("name") or "",
+        "model": prompt["model"],
+        "status": prompt["status"],
+        "created": _time(prompt["created_at"]),
+        "expires": _time(prompt.get("expires_at")) or "never",
+        "method": made["method"],
+        "prompt tokens": str(made["prompt_tokens"]),
+        "cache slots": f"{made['slots']}  ({made['ratio']:.1f}x fewer)",
+        "cache bytes": f"{made['cache_bytes']:,}  (uncompressed {made['uncompressed_bytes']:,})",
+        "requests": str(usage.get("requests", 0)),
+        "tokens saved": str(usage.get("tokens_saved", 0)),
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    out.print(table, highlight=False)
