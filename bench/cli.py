@@ -2,7 +2,9 @@
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure quality, speed and memory.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."
+)
 
 
 @app.callback()

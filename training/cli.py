@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train gist adapters, and the embedded demonstration model."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Train gist adapters, and the embedded demonstration model.",
 )
 
 
