@@ -1,0 +1,79 @@
+"""Tensors with text metadata in one safetensors file, written without a copy in memory.
+
+The format (https://huggingface.co/docs/safetensors, "Format"): eight bytes with the header's
+length, a JSON header, the tensors' bytes. Reading is left to the safetensors library.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .atomic import write_atomic
+from .errors import GistCacheError
+
+_DTYPE_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The elements of `tensor` in row-major order; no copy where it lies so in CPU memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write `tensors` (floating point, any device) and `metadata` to `path`, all or nothing.
+
+    Raises OSError (see `write_atomic`).
+    """
+    write_atomic(path, _chunks(tensors, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read every tensor (CPU, memory of its own) and the metadata of a safetensors file.
+
+    Raises FileNotFoundError, and GistCacheError when the file is truncated, is no safetensors
+    file, or cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            # A file mapped into memory could change, or vanish, under the engine.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GistCacheError(
+            f"{path} is truncated or not a safetensors file ({error}); make the cache again",
+            field="header",
+        ) from error
+    return tensors, metadata
+
+
+def _chunks(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPE_CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        yield tensor_bytes(tensor)
