@@ -1,0 +1,7 @@
+"""Attention over a paged key/value cache."""
+
+from .metadata import AttentionMetadata
+from .operator import paged_attention
+from .reference import reference_paged_attention
+
+__all__ = ["AttentionMetadata", "paged_attention", "reference_paged_attention"]

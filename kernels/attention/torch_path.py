@@ -1,0 +1,129 @@
+"""Paged attention in plain torch: what runs where there is no GPU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .metadata import AttentionMetadata
+from .plan import Segment
+
+
+def write_pages(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """Put ``key [T, Hkv, D]`` and ``value [T, Hkv, Dv]`` into the slots of ``slot_mapping [T]``."""
+    key_cache.view(-1, *key_cache.shape[2:]).index_copy_(0, slot_mapping, key)
+    value_cache.view(-1, *value_cache.shape[2:]).index_copy_(0, slot_mapping, value)
+
+
+def torch_paged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    metadata: AttentionMetadata,
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Plain-torch :func:`~gistserve.kernels.attention.paged_attention`; same arguments."""
+    write_pages(key, value, key_cache, value_cache, metadata.slot_mapping)
+    segments = metadata.plan(key_cache.shape[1], sliding_window).segments
+    explicit = softcap is not None or sinks is not None
+    out = None
+    for segment in segments:
+        keys, values = _read(segment, key, key_cache), _read(segment, value, value_cache)
+        queries = query[segment.rows]
+        if explicit:
+            part = _explicit(queries, keys, values, segment, scale, softcap, sinks)
+        elif segment.num_queries == 1:
+            part = _decode(queries, keys, values, segment, scale)
+        else:
+            part = _prefill(queries, keys, values, segment, scale)
+        if len(segments) == 1:
+            return part
+        if out is None:
+            out = query.new_empty(*query.shape[:2], value.shape[2])
+        out[segment.rows] = part
+    return query.new_empty(*query.shape[:2], value.shape[2]) if out is None else out
+
+
+def _read(segment: Segment, new: Tensor, cache: Tensor) -> Tensor:
+    """Keys or values that a segment attends to, ``[n, length, Hkv, D]``; a view where it can be."""
+    heads = cache.shape[2:]
+    if segment.fresh:
+        return new[segment.rows].unsqueeze(0)
+    if segment.span is not None:
+        return cache.view(1, -1, *heads)[:, segment.span : segment.span + segment.length]
+    assert segment.blocks is not None
+    pages = cache.index_select(0, segment.blocks)
+    return pages.view(segment.num_seqs, -1, *heads)[:, : segment.length]
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scale: float) -> Tensor:
+    """One query a sequence: the heads of a KV group become queries, so nothing is repeated."""
+    num_seqs, num_heads, head_dim = query.shape
+    grouped = query.view(num_seqs, key.shape[2], -1, head_dim)
+    out = F.scaled_dot_product_attention(
+        grouped,
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=segment.bias(query.dtype),
+        scale=scale,
+    )
+    return out.reshape(num_seqs, num_heads, value.shape[3])
+
+
+def _prefill(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scale: float) -> Tensor:
+    bias = segment.bias(query.dtype)
+    out = F.scaled_dot_product_attention(
+        query.transpose(0, 1).unsqueeze(0),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=bias,
+        is_causal=bias is None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[2],
+    )
+    return out[0].transpose(0, 1)
+
+
+def _explicit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment: Segment,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Scores in the open, for what ``scaled_dot_product_attention`` has no argument for."""
+    num_heads, head_dim = query.shape[1:]
+    seqs, queries, kv_heads = segment.num_seqs, segment.num_queries, key.shape[2]
+    grouped = query.view(seqs, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
+    scores = grouped @ key.permute(0, 2, 3, 1).unsqueeze(2)  # [n, Hkv, G, q, length]
+    scores = scores.float() * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    bias = _causal_bias(segment, scores)
+    if bias is not None:
+        scores += bias.unsqueeze(1)
+    if sinks is not None:
+        sink = sinks.to(scores.dtype).view(1, kv_heads, -1, 1, 1)
+        scores = torch.cat([scores, sink.expand(*scores.shape[:-1], 1)], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : segment.length].to(value.dtype)
+    out = weights @ value.transpose(1, 2).unsqueeze(2)
+    return out.permute(0, 3, 1, 2, 4).reshape(seqs * queries, num_heads, value.shape[3])
+
+
+def _causal_bias(segment: Segment, scores: Tensor) -> Tensor | None:
+    if segment.fresh and segment.visible is None:
+        count = segment.num_queries
+        ones = torch.ones(1, count, count, dtype=torch.bool, device=scores.device)
+        segment.visible = ones.tril()
+    return segment.bias(scores.dtype)
