@@ -19,7 +19,20 @@ _DTYPE_CODES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
+
+
+def dtype_code(dtype: torch.dtype) -> str:
+    """The safetensors name of a dtype; torch's own where safetensors has none."""
+    return _DTYPE_CODES.get(dtype, str(dtype))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
@@ -67,7 +80,7 @@ def _chunks(
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": _DTYPE_CODES[tensor.dtype],
+            "dtype": dtype_code(tensor.dtype),
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
