@@ -1,0 +1,120 @@
+"""The bridge between transformers' modules and whatever computes their attention.
+
+The forward of a served model carries an :class:`AttentionContext` as a keyword argument; the
+modules hand it on to the function registered here, which holds no state of its own. So several
+models can run in one process, and a model is only bound to us by its configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from ...kernels.attention import AttentionMetadata, paged_attention
+
+ATTENTION_NAME = "gistserve"
+"""The attention implementation that a served model's configuration names."""
+
+CONTEXT_KEYWORD = "gistserve_context"
+"""The keyword argument of ``forward`` that carries the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One layer's request: a packed batch of T tokens and what the layer asks of its attention."""
+
+    layer: int
+    query: Tensor
+    """``[T, Hq, D]``, rotated."""
+    key: Tensor
+    """``[T, Hkv, D]``, rotated; new tokens only."""
+    value: Tensor
+    """``[T, Hkv, Dv]``."""
+    scale: float
+    sliding_window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+    """``[Hq]``."""
+
+
+class AttentionContext(Protocol):
+    """What one forward attends to."""
+
+    def attend(self, call: AttentionCall, module: nn.Module, extra: dict[str, Any]) -> Tensor:
+        """Attention's output ``[T, Hq, Dv]``; ``extra`` holds what else the module passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's pages."""
+
+    key: Tensor
+    """``[num_blocks, block_size, Hkv, D]``."""
+    value: Tensor
+    """``[num_blocks, block_size, Hkv, Dv]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedContext:
+    """Attention over the pages of a pool."""
+
+    metadata: AttentionMetadata
+    layers: list[LayerCache]
+
+    def attend(self, call: AttentionCall, module: nn.Module, extra: dict[str, Any]) -> Tensor:
+        cache = self.layers[call.layer]
+        return paged_attention(
+            call.query,
+            call.key,
+            call.value,
+            cache.key,
+            cache.value,
+            self.metadata,
+            scale=call.scale,
+            sliding_window=call.sliding_window,
+            softcap=call.softcap,
+            sinks=call.sinks,
+        )
+
+
+def gistserve_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    gistserve_context: AttentionContext | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: ``query [1, Hq, T, D]`` to output ``[1, T, Hq, Dv]``.
+
+    Raises:
+        RuntimeError: the model was called by something else than the runner that it is bound to.
+    """
+    if gistserve_context is None:
+        raise RuntimeError(
+            f"{type(module).__name__} runs paged attention for a ModelRunner and cannot be called "
+            "directly; close the runner first"
+        )
+    call = AttentionCall(
+        layer=module.layer_idx,  # type: ignore[arg-type]
+        query=query[0].transpose(0, 1),
+        key=key[0].transpose(0, 1),
+        value=value[0].transpose(0, 1),
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    return gistserve_context.attend(call, module, extra).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION_NAME, gistserve_attention)
