@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .address import AddressError, bind, url_of
+from .address import AddressError, bind
+from .model_source import embedded_source, parse_source
 from .sizes import parse_size
-from .terminal import err, fail
+from .terminal import fail
 
 
 class Device(StrEnum):
@@ -60,9 +61,41 @@ def serve(
     kv_cache_memory: Annotated[
         str | None, typer.Option(help="Memory for the KV cache of each model, as in 2GiB.")
     ] = None,
+    prefix_caching: Annotated[
+        bool,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Reuse the cache of equal beginnings of requests.",
+        ),
+    ] = True,
     store: Annotated[
         Path | None,
         typer.Option(help="Folder for registered prompts; by default in the user's cache folder."),
     ] = None,
 ) -> None:
     """Serve models over an OpenAI-compatible HTTP interface."""
+    try:
+        sources = [parse_source(text) for text in model or []] or [embedded_source()]
+        memory = None if kv_cache_memory is None else parse_size(kv_cache_memory)
+        listener = bind(host, port)
+    except (ValueError, AddressError) as error:
+        fail(str(error), code=2)
+    # Only now torch and the web framework are imported: they take seconds.
+    from .serving import ServeOptions, run
+
+    run(
+        ServeOptions(
+            sources=sources,
+            adapter_folders=gist_adapter or [],
+            store=store,
+            api_key=api_key,
+            device=device.value,
+            dtype=dtype.value,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_memory=memory,
+            prefix_caching=prefix_caching,
+        ),
+        listener,
+    )

@@ -1,0 +1,114 @@
+"""From model names on the command line to running engines."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...compress.adapter import GistAdapter
+from ...compress.config import GistAdapterError, GistConfig
+from ...compress.fingerprint import differing_parts, model_fingerprint, with_adapter
+from ..api.served_models import ServedModel
+from ..engine.config import EngineConfig
+from ..engine.engine import Engine
+from ..engine.loader import load_model
+from .model_source import ModelSource
+
+
+class Progress(Protocol):
+    """Tells the user which of several steps runs."""
+
+    def __call__(self, description: str) -> AbstractContextManager[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    source: ModelSource
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+
+def load_served_models(
+    sources: Sequence[ModelSource],
+    adapter_folders: Sequence[Path],
+    config: EngineConfig,
+    progress: Progress,
+) -> list[ServedModel]:
+    """Load every model with its adapter and make its engine, not yet started.
+
+    Raises what loading raises, and GistAdapterError for an adapter that fits none of the models or
+    the same model as another one.
+    """
+    configs = {folder: GistConfig.load(folder) for folder in adapter_folders}
+    loaded = [_load(source, config, progress) for source in sources]
+    chosen = _match(loaded, configs)
+    return [_serve(entry, chosen.get(entry.source.name), config) for entry in loaded]
+
+
+def _load(source: ModelSource, config: EngineConfig, progress: Progress) -> _Loaded:
+    with progress(f"loading {source.name}"):
+        model, tokenizer = load_model(source.location, config.dtype, config.device)
+    with progress(f"fingerprinting {source.name}"):
+        fingerprint = model_fingerprint(model, tokenizer, source=source.location)
+    return _Loaded(source, model, tokenizer, fingerprint)
+
+
+def _match(loaded: Sequence[_Loaded], adapters: dict[Path, GistConfig]) -> dict[str, Path]:
+    """The adapter folder of each model that has one, by the model's name.
+
+    Adapters from the command line go before the one in a model's own folder.
+    """
+    chosen: dict[str, Path] = {}
+    for folder, adapter in adapters.items():
+        fitting = [entry.source.name for entry in loaded if _fits(adapter, entry)]
+        if not fitting:
+            raise GistAdapterError(_misfit(folder, adapter, loaded))
+        if taken := chosen.keys() & fitting:
+            raise GistAdapterError(f"two gist adapters were given for {', '.join(taken)}")
+        chosen |= dict.fromkeys(fitting, folder)
+    for entry in loaded:
+        own = entry.source.own_adapter
+        if own is not None and entry.source.name not in chosen:
+            adapter = GistConfig.load(own)
+            if not _fits(adapter, entry):
+                raise GistAdapterError(_misfit(own, adapter, [entry]))
+            chosen[entry.source.name] = own
+    return chosen
+
+
+def _fits(adapter: GistConfig, entry: _Loaded) -> bool:
+    return not differing_parts(adapter.base_fingerprint, entry.fingerprint)
+
+
+def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str:
+    if not adapter.base_fingerprint:
+        return f"the gist adapter {folder} does not say which model it was trained for"
+    reasons = [
+        f"{entry.source.name} has another "
+        + " and ".join(differing_parts(adapter.base_fingerprint, entry.fingerprint))
+        for entry in loaded
+    ]
+    return (
+        f"the gist adapter {folder} was trained for another model "
+        f"({adapter.base_model or 'unnamed'}): {'; '.join(reasons)}"
+    )
+
+
+def _serve(entry: _Loaded, folder: Path | None, config: EngineConfig) -> ServedModel:
+    # An adapter of its own for every engine: it is active on one thread at a time.
+    adapter = None if folder is None else GistAdapter.load(folder, entry.model.device)
+    fingerprint = with_adapter(entry.fingerprint, adapter)
+    engine = Engine(entry.model, config, adapter, fingerprint=fingerprint)
+    return ServedModel(
+        name=entry.source.name,
+        engine=engine,
+        tokenizer=entry.tokenizer,
+        fingerprint=fingerprint,
+        max_model_len=engine.max_model_len,
+        adapter=adapter,
+        root=entry.source.location,
+    )

@@ -1,0 +1,106 @@
+"""What `gistserve serve` does once its options are known; imports torch and the web framework."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ...compress.errors import GistError
+from ...compress.store import GistStore
+from ..api.application import create_app
+from ..api.served_models import ServedModel, ServedModels
+from ..api.settings import ServerSettings
+from ..api.uvicorn_server import run_server
+from ..engine.config import EngineConfig
+from ..engine.errors import EngineError
+from .address import url_of
+from .model_loading import load_served_models
+from .model_source import ModelSource
+from .terminal import err, fail, out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The options of `gistserve serve`, parsed; sizes in bytes, None where a default applies."""
+
+    sources: Sequence[ModelSource]
+    adapter_folders: Sequence[Path]
+    store: Path | None
+    api_key: str | None
+    device: str
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_memory: int | None
+    prefix_caching: bool
+
+    def engine_config(self) -> EngineConfig:
+        return EngineConfig(
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_memory=self.kv_cache_memory,
+            dtype=None if self.dtype == "auto" else getattr(torch, self.dtype),
+            device=self._device(),
+            enable_prefix_caching=self.prefix_caching,
+        )
+
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: this machine has no usable CUDA device; take cpu")
+        return torch.device(self.device)
+
+
+def run(options: ServeOptions, listener: socket.socket) -> None:
+    """Load everything, answer requests on the listening socket until told to stop.
+
+    What the user can mend ends the command with one line, before anything is served.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(listener)
+        try:
+            settings = ServerSettings(api_keys=(options.api_key,) if options.api_key else ())
+            store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
+            models = load_served_models(
+                options.sources, options.adapter_folders, options.engine_config(), _progress
+            )
+            app = create_app(ServedModels(models), store, settings)
+            for model in models:
+                stack.callback(model.engine.shutdown)
+                model.engine.start()
+        except (EngineError, GistError, OSError, ValueError) as error:
+            fail(str(error))
+        _announce(models, url_of(listener), options.api_key is not None)
+        run_server(app, listener)
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[None]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(description, total=1)
+        yield
+        progress.advance(task)
+
+
+def _announce(models: Sequence[ServedModel], url: str, needs_key: bool) -> None:
+    for model in models:
+        kind = "gists and exact prefixes" if model.adapter else "exact prefixes (no gist adapter)"
+        out.print(f"{model.name}: up to {model.max_model_len} tokens, prompts as {kind}")
+    header = ' -H "Authorization: Bearer $GISTSERVE_API_KEY"' if needs_key else ""
+    body = f'{{"model": "{models[0].name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    lines = [
+        f"Serving on {url} (interface: {url}/docs). Try:",
+        f"  curl {url}/v1/chat/completions{header} \\",
+        f"    -H 'Content-Type: application/json' -d '{body}'",
+    ]
+    for line in lines:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
