@@ -154,10 +154,15 @@ def _part_rows(model: PreTrainedModel, fused: str, part: str, out_features: int)
     if fused == "query_key_value":  # GPT-NeoX lays the three out head by head
         heads = model.config.num_attention_heads
         return torch.arange(out_features).view(heads, 3, -1)[:, index].flatten()
-    query_heads = model.config.num_attention_heads
-    kv_heads = getattr(model.config, "num_key_value_heads", None) or query_heads
-    unit = out_features // (query_heads + 2 * kv_heads)
-    sizes = [query_heads * unit, kv_heads * unit, kv_heads * unit]
+    if fused == "c_attn":  # GPT-2: three equal thirds
+        sizes = [out_features // 3] * 3
+    else:
+        query_heads, kv_heads = (
+            model.config.num_attention_heads,
+            model.config.num_key_value_heads,
+        )
+        unit = out_features // (query_heads + 2 * kv_heads)
+        sizes = [query_heads * unit, kv_heads * unit, kv_heads * unit]
     return torch.arange(sum(sizes[:index]), sum(sizes[: index + 1]))
 
 

@@ -140,9 +140,9 @@ def test_wrong_models_and_targets_are_named() -> None:
     with pytest.raises(GistAdapterError, match=r"layers\.0\.self_attn\.q_proj"):
         adapter.check_model(tiny_model("gpt2"))
     _, narrow = make("qwen3")
-    with pytest.raises(GistAdapterError, match=r"\[32, 32\].*another model"):
+    with pytest.raises(GistAdapterError, match=r"\[64, 32\].*\[40, 32\].*another model"):
         wide = tiny_model("qwen3")
-        wide.model.layers[0].self_attn.q_proj = torch.nn.Linear(32, 64)
+        wide.model.layers[0].self_attn.q_proj = torch.nn.Linear(32, 40)
         narrow.check_model(wide)
     with pytest.raises(GistAdapterError, match=r"'nonsense' matches no.*q_proj"):
         make(target_modules=["nonsense"])
