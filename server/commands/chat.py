@@ -81,7 +81,9 @@ def _stream_answer(
 
     pieces: list[str] = []
     try:
-        with client.chat.completions.create(messages=messages, stream=True, **request) as stream:
+        request = {**request, "messages": messages, "stream": True}
+        answer: Any = client.chat.completions.create(**request)
+        with answer as stream:
             for chunk in stream:
                 piece = (chunk.choices[0].delta.content if chunk.choices else None) or ""
                 pieces.append(piece)

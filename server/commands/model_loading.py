@@ -1,10 +1,8 @@
 """From model names on the command line to running engines."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,11 +15,7 @@ from ..engine.engine import Engine
 from ..engine.loader import load_model
 from .model_source import ModelSource
 
-
-class Progress(Protocol):
-    """Tells the user which of several steps runs."""
-
-    def __call__(self, description: str) -> AbstractContextManager[Any]: ...
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,24 +30,25 @@ def load_served_models(
     sources: Sequence[ModelSource],
     adapter_folders: Sequence[Path],
     config: EngineConfig,
-    progress: Progress,
+    report: Report,
 ) -> list[ServedModel]:
     """Load every model with its adapter and make its engine, not yet started.
 
+    `report` is told which step begins; transformers shows its own bar while weights load.
     Raises what loading raises, and GistAdapterError for an adapter that fits none of the models or
     the same model as another one.
     """
     configs = {folder: GistConfig.load(folder) for folder in adapter_folders}
-    loaded = [_load(source, config, progress) for source in sources]
+    loaded = [_load(source, config, report) for source in sources]
     chosen = _match(loaded, configs)
     return [_serve(entry, chosen.get(entry.source.name), config) for entry in loaded]
 
 
-def _load(source: ModelSource, config: EngineConfig, progress: Progress) -> _Loaded:
-    with progress(f"loading {source.name}"):
-        model, tokenizer = load_model(source.location, config.dtype, config.device)
-    with progress(f"fingerprinting {source.name}"):
-        fingerprint = model_fingerprint(model, tokenizer, source=source.location)
+def _load(source: ModelSource, config: EngineConfig, report: Report) -> _Loaded:
+    report(f"loading {source.name} from {source.location}")
+    model, tokenizer = load_model(source.location, config.dtype, config.device)
+    report(f"taking the fingerprint of {source.name}")
+    fingerprint = model_fingerprint(model, tokenizer, source=source.location)
     return _Loaded(source, model, tokenizer, fingerprint)
 
 

@@ -1,14 +1,15 @@
 """What `gistserve serve` does once its options are known; imports torch and the web framework."""
 
+import json
+import shlex
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ...compress.errors import GistError
 from ...compress.store import GistStore
@@ -47,16 +48,9 @@ class ServeOptions:
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_memory=self.kv_cache_memory,
             dtype=None if self.dtype == "auto" else getattr(torch, self.dtype),
-            device=self._device(),
+            device=None if self.device == "auto" else self.device,
             enable_prefix_caching=self.prefix_caching,
         )
-
-    def _device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda: this machine has no usable CUDA device; take cpu")
-        return torch.device(self.device)
 
 
 def run(options: ServeOptions, listener: socket.socket) -> None:
@@ -67,28 +61,29 @@ def run(options: ServeOptions, listener: socket.socket) -> None:
     with ExitStack() as stack:
         stack.enter_context(listener)
         try:
-            settings = ServerSettings(api_keys=(options.api_key,) if options.api_key else ())
+            settings = ServerSettings(
+                api_keys=() if options.api_key is None else (options.api_key,)
+            )
             store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
+            stack.callback(store.close)
             models = load_served_models(
-                options.sources, options.adapter_folders, options.engine_config(), _progress
+                options.sources, options.adapter_folders, options.engine_config(), _report
             )
             app = create_app(ServedModels(models), store, settings)
             for model in models:
                 stack.callback(model.engine.shutdown)
                 model.engine.start()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            fail(reason, remedy="Take a smaller --dtype, --kv-cache-memory or --max-num-seqs.")
         except (EngineError, GistError, OSError, ValueError) as error:
             fail(str(error))
         _announce(models, url_of(listener), options.api_key is not None)
         run_server(app, listener)
 
 
-@contextmanager
-def _progress(description: str) -> Iterator[None]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task(description, total=1)
-        yield
-        progress.advance(task)
+def _report(step: str) -> None:
+    err.print(step, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _announce(models: Sequence[ServedModel], url: str, needs_key: bool) -> None:
@@ -96,11 +91,12 @@ def _announce(models: Sequence[ServedModel], url: str, needs_key: bool) -> None:
         kind = "gists and exact prefixes" if model.adapter else "exact prefixes (no gist adapter)"
         out.print(f"{model.name}: up to {model.max_model_len} tokens, prompts as {kind}")
     header = ' -H "Authorization: Bearer $GISTSERVE_API_KEY"' if needs_key else ""
-    body = f'{{"model": "{models[0].name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    messages = [{"role": "user", "content": "Hello"}]
+    body = shlex.quote(json.dumps({"model": models[0].name, "messages": messages}))
     lines = [
         f"Serving on {url} (interface: {url}/docs). Try:",
         f"  curl {url}/v1/chat/completions{header} \\",
-        f"    -H 'Content-Type: application/json' -d '{body}'",
+        f"    -H 'Content-Type: application/json' -d {body}",
     ]
     for line in lines:
         out.print(line, soft_wrap=True, highlight=False, markup=False)

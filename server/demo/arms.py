@@ -71,20 +71,20 @@ def ask(arm: Arm, message: str, max_tokens: int = 64) -> Answer:
     Raises ArmError when the usage that the server reports does not fit the arm, and whatever the
     OpenAI client raises.
     """
-    extra = {"prompt_id": arm.prompt_id} if arm.prompt_id else {}
+    request: dict[str, Any] = {
+        "model": arm.model,
+        "messages": [*arm.leading, {"role": "user", "content": message}],
+        "max_tokens": max_tokens,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "extra_body": {"prompt_id": arm.prompt_id} if arm.prompt_id else {},
+    }
     pieces: list[str] = []
     ttft = 0.0
     usage: Any = None
     begin = time.perf_counter()
-    stream: Any = arm.client.chat.completions.create(
-        model=arm.model,
-        messages=[*arm.leading, {"role": "user", "content": message}],  # type: ignore[list-item]
-        max_tokens=max_tokens,
-        temperature=0.0,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body=extra,
-    )
+    stream: Any = arm.client.chat.completions.create(**request)
     for chunk in stream:
         usage = chunk.usage or usage
         text = (chunk.choices[0].delta.content if chunk.choices else None) or ""
@@ -135,9 +135,7 @@ def _play(arm: Arm, turn: Turn, result: ArmResult) -> None:
 
 def _check(arm: Arm, answer: Answer) -> None:
     if answer.gist_slots < arm.gist_slots:
-        raise ArmError(
-            f"{arm.name}: expected {arm.gist_slots} gist slots, got {answer.gist_slots}"
-        )
+        raise ArmError(f"{arm.name}: expected {arm.gist_slots} gist slots, got {answer.gist_slots}")
     if answer.cached_tokens < arm.cached_tokens:
         raise ArmError(
             f"{arm.name}: expected {arm.cached_tokens} cached tokens, got {answer.cached_tokens}"

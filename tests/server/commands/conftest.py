@@ -50,7 +50,7 @@ def server() -> Iterator[StandIn]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         stand_in.url = f"http://127.0.0.1:{http.server_port}"
         yield stand_in
