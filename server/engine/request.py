@@ -55,7 +55,7 @@ class TokenLogprob:
     """(token id, log-probability) of the most likely tokens, best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestOutput:
     """What one engine step added to a request; the last one carries ``finish_reason``.
 

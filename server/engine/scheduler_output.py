@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScheduledSequence:
     """One sequence's share of a step: tokens ``[start, start + num_new_tokens)`` of its own."""
 
