@@ -9,11 +9,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.compressor import check_gist_support
 from .batch import IGNORED
 from .loss import lm_loss
+
+GIST_TOKEN = "<GIST>"
 
 Condition = Literal["gist", "positive", "negative"]
 
@@ -42,28 +44,53 @@ def gist_mask(
     return causal & ~(behind[:, :, None] & hidden[:, None, :])
 
 
-class MaskedGist(nn.Module):
-    """Single-pass gist training of a whole model.
+def add_gist_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Append `<GIST>` to the vocabulary and return its id (or find it where it already is).
 
-    `gist_embeddings` [k, H], or [1, H] for one token repeated k times as in the paper, are
-    parameters of this module beside the model's own. A `GistAdapter` applied around the call acts
-    on the whole pass.
+    Its embedding, and its row of an untied head, start as the mean of all the others. The model's
+    table grows only when it has no spare row; a spare row is overwritten.
     """
+    known = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
+    if isinstance(known, int) and tokenizer.convert_ids_to_tokens(known) == GIST_TOKEN:
+        return known
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [GIST_TOKEN]}, replace_extra_special_tokens=False
+    )
+    token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if token >= rows:
+        model.resize_token_embeddings(token + 1, mean_resizing=False)
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    with torch.no_grad():
+        for table in tables:
+            if table is not None:
+                table.weight[token] = table.weight[:token].mean(0)
+    return token
+
+
+class MaskedGist(nn.Module):
+    """Single-pass gist training of a whole model whose vocabulary holds the gist tokens.
+
+    `gist_ids` are the ids of the k gist tokens (one id repeated k times in the paper). A
+    `GistAdapter` applied around the call acts on the whole pass.
+    """
+
+    accepts_loss_kwargs = True  # read by transformers.Trainer: forward takes num_items_in_batch
 
     def __init__(
         self,
         model: PreTrainedModel,
-        gist_embeddings: Tensor,
-        gist_tokens: int,
+        gist_ids: list[int],
         *,
         sink_tokens: int = 0,
         condition: Condition = "gist",
     ) -> None:
         super().__init__()
         check_gist_support(model)
+        if not gist_ids:
+            raise ValueError("gist_ids is empty: at least one gist token is needed")
         self.model = model
-        self.gist_embeddings = nn.Parameter(gist_embeddings)
-        self.gist_tokens = gist_tokens
+        self.gist_ids = gist_ids
         self.sink_tokens = sink_tokens
         self.condition = condition
 
@@ -93,30 +120,27 @@ class MaskedGist(nn.Module):
     ) -> Tensor:
         """Logits [A, V] where `labels` is not IGNORED, in row-major order."""
         lengths = prompt_lengths[turn_prompts]
-        embeds, turn_columns = self._pack(prompt_ids[turn_prompts], lengths, turn_ids)
-        total = embeds.shape[1]
-        visible = gist_mask(lengths, self.gist_tokens, self.sink_tokens, total, self.condition)
-        least = torch.finfo(embeds.dtype).min
-        mask = torch.zeros_like(visible, dtype=embeds.dtype).masked_fill(~visible, least)
-        wanted = torch.zeros(len(turn_ids), total, dtype=torch.bool, device=labels.device)
-        wanted.scatter_(1, turn_columns, labels != IGNORED)
-        columns = wanted.any(0).nonzero().flatten()
+        ids, columns = self._pack(prompt_ids[turn_prompts], lengths, turn_ids)
+        total, k = ids.shape[1], len(self.gist_ids)
+        visible = gist_mask(lengths, k, self.sink_tokens, total, self.condition)
+        dtype = self.model.dtype
+        mask = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+        wanted = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+        wanted.scatter_(1, columns[:, k:], labels != IGNORED)
+        kept = wanted.any(0).nonzero().flatten()
         logits = self.model(
-            inputs_embeds=embeds,
+            input_ids=ids,
             attention_mask=mask[:, None],
-            position_ids=torch.arange(total, device=embeds.device).expand(len(turn_ids), -1),
+            position_ids=torch.arange(total, device=ids.device).expand(len(ids), -1),
             use_cache=False,
-            logits_to_keep=columns,
+            logits_to_keep=kept,
         ).logits
-        return logits[wanted[:, columns]]
+        return logits[wanted[:, kept]]
 
     def _pack(self, prompts: Tensor, lengths: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of each row's prompt, gists and turn without gaps; the turn's columns."""
-        embed = self.model.get_input_embeddings()
-        room = self.gist_tokens + turns.shape[1]
-        rows = nn.functional.pad(embed(prompts), (0, 0, 0, room))
-        columns = lengths[:, None] + torch.arange(room, device=lengths.device)
-        gists = self.gist_embeddings.to(rows.dtype).expand(self.gist_tokens, -1)
-        tail = torch.cat([gists.expand(len(turns), -1, -1), embed(turns)], 1)
-        packed = rows.scatter(1, columns[..., None].expand_as(tail), tail)
-        return packed, columns[:, self.gist_tokens :]
+        """Each row's prompt, gists and turn without gaps; the columns of gists and turn."""
+        gists = torch.tensor(self.gist_ids, device=turns.device).expand(len(turns), -1)
+        tail = torch.cat([gists, turns], 1)
+        columns = lengths[:, None] + torch.arange(tail.shape[1], device=turns.device)
+        rows = nn.functional.pad(prompts, (0, tail.shape[1]))
+        return rows.scatter(1, columns, tail), columns

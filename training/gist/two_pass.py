@@ -20,6 +20,8 @@ class TwoPassGist(nn.Module):
     both weights are zero or one is negative; GistAdapterError when adapter and model do not fit.
     """
 
+    accepts_loss_kwargs = True  # read by transformers.Trainer: forward takes num_items_in_batch
+
     def __init__(
         self,
         model: PreTrainedModel,
