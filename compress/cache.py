@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 
 from .errors import GistCacheError
-from .tensor_file import read_tensors, tensor_bytes, write_tensors
+from .tensor_file import read_metadata, read_tensors, tensor_bytes, write_tensors
 
 FORMAT_VERSION = 1
 FORMAT_NAME = "gistserve.gist_cache"
@@ -285,15 +285,12 @@ class GistCache:
 
         `expect` maps manifest fields to the values that the caller needs, for instance
         `{"model_fingerprint": ..., "dtype": "bfloat16", "prompt_hash": ...}`.
-        Raises FileNotFoundError, and GistCacheError naming the field that differs, or saying
-        that the file is truncated, corrupted or no gist cache.
+        Raises OSError when the file cannot be read, and GistCacheError naming the field that
+        differs, or saying that the file is truncated, corrupted or no gist cache.
         """
         tensors, metadata = read_tensors(Path(path))
-        if metadata.get("format") != FORMAT_NAME:
-            found = metadata.get("format")
-            raise GistCacheError(f"{path} is no gist cache (format {found!r})", field="format")
         try:
-            manifest = GistManifest.from_json(metadata.get("manifest", ""))
+            manifest = _manifest_of(metadata)
             manifest.verify(expect or {})
             cache = cls(manifest, *_split_layers(tensors, manifest.num_layers))
             if metadata.get("content_hash") != cache.content_hash:
@@ -314,6 +311,22 @@ class GistCache:
 
 def _field_error(name: str, found: object, wanted: object) -> GistCacheError:
     return GistCacheError(f"gist cache field {name} is {found!r}, expected {wanted!r}", field=name)
+
+
+def read_manifest(path: str | Path) -> tuple[GistManifest, str]:
+    """Manifest and content hash that a cache file claims; its tensors are not read.
+
+    Notices a truncated file but not a changed one. Raises as `GistCache.load`.
+    """
+    metadata = read_metadata(Path(path))
+    return _manifest_of(metadata), metadata.get("content_hash", "")
+
+
+def _manifest_of(metadata: Mapping[str, str]) -> GistManifest:
+    if metadata.get("format") != FORMAT_NAME:
+        found = metadata.get("format")
+        raise GistCacheError(f"not a gist cache (format {found!r})", field="format")
+    return GistManifest.from_json(metadata.get("manifest", ""))
 
 
 def _layer_shapes(data: list[Any]) -> tuple[LayerShape, ...]:

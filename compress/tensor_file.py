@@ -4,9 +4,12 @@ The format (https://huggingface.co/docs/safetensors, "Format"): eight bytes with
 length, a JSON header, the tensors' bytes. Reading is left to the safetensors library.
 """
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,22 +57,35 @@ def write_tensors(
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read every tensor (CPU, memory of its own) and the metadata of a safetensors file.
 
-    Raises FileNotFoundError, and GistCacheError when the file is truncated, is no safetensors
-    file, or cannot be read.
+    Raises OSError when the file cannot be read (EAGAIN: for want of memory or file handles), and
+    GistCacheError when it is truncated or no safetensors file.
     """
+    with _opened(path) as file:
+        # A file mapped into memory could change, or vanish, under the engine.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, whose length is checked; errors as `read_tensors`."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    # safe_open reports every failure to open as FileNotFoundError, "too many open files" too.
+    path.open("rb").close()
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            # A file mapped into memory could change, or vanish, under the engine.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
+            yield file
+    except (SafetensorError, ValueError) as error:
         raise GistCacheError(
             f"{path} is truncated or not a safetensors file ({error}); make the cache again",
             field="header",
         ) from error
-    return tensors, metadata
+    except (OSError, RuntimeError) as error:
+        raise OSError(errno.EAGAIN, f"cannot be read now ({error})", str(path)) from error
 
 
 def _chunks(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gistserve.compress.cache import GistCache, GistManifest, LayerShape, hash_tokens
+from gistserve.compress.cache import GistCache, GistManifest, LayerShape, hash_tokens, read_manifest
 from gistserve.compress.errors import GistCacheError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,9 +257,19 @@ def test_any_flipped_bit_is_noticed(saved, data):
         GistCache.load(broken)
 
 
+def test_read_manifest_reads_no_tensors_but_notices_a_short_file(tmp_path):
+    cache = gist_cache()
+    cache.save(tmp_path / "a")
+    assert read_manifest(tmp_path / "a") == (cache.manifest, cache.content_hash)
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(content[:-1])
+    with pytest.raises(GistCacheError, match="truncated"):
+        read_manifest(tmp_path / "a")
+
+
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "a")
-    with pytest.raises(GistCacheError, match="no gist cache"):
+    with pytest.raises(GistCacheError, match="not a gist cache"):
         GistCache.load(tmp_path / "a")
 
 
