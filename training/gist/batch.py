@@ -77,6 +77,17 @@ def collate(
     )
 
 
+def to_device(batch: GistBatch, device: torch.device) -> GistBatch:
+    """The same batch on another device."""
+    return GistBatch(
+        prompt_ids=batch["prompt_ids"].to(device),
+        prompt_lengths=batch["prompt_lengths"].to(device),
+        turn_ids=batch["turn_ids"].to(device),
+        turn_prompts=batch["turn_prompts"].to(device),
+        labels=batch["labels"].to(device),
+    )
+
+
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of any length as one int64 tensor, padded on the right with `value`."""
     width = max(len(row) for row in rows)
