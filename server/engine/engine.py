@@ -64,6 +64,8 @@ class Engine:
         self._fingerprint = fingerprint
         self.max_model_len = self._core.runner.max_model_len
         """Most positions of a sequence, prompt and output together."""
+        self.max_num_seqs = config.max_num_seqs
+        """Most sequences that run at once; more wait."""
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self._eos_token_ids = _eos_token_ids(model)
         self._consumers: dict[str, OnOutput] = {}
