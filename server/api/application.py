@@ -1,0 +1,99 @@
+"""The HTTP application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from ...compress.store import GistStore
+from . import chat, completions, errors, health, prompts
+from . import models as models_routes
+from .authentication import ApiKeyMiddleware
+from .body_limit import BodyLimitMiddleware
+from .context import ApiContext, ModelDesk
+from .openapi import describe
+from .prompt_registry import PromptRegistry
+from .served_models import ServedModels
+from .settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    models: ServedModels, store: GistStore, settings: ServerSettings | None = None
+) -> FastAPI:
+    """The application over these models and this store.
+
+    The caller owns both: engines must run before the application starts and be shut down after
+    it has stopped, and the store is closed last. When the application starts it pins the store's
+    prompts in the engines; until then nothing is read or written.
+    """
+    settings = settings or ServerSettings()
+    context = build_context(models, store, settings)
+    app = FastAPI(
+        title="gistserve",
+        summary="OpenAI-compatible serving with prompts compressed into gist tokens.",
+        lifespan=_lifespan(context),
+        strict_content_type=False,
+    )
+    app.state.context = context
+    errors.install(app)
+    for module in (chat, completions, models_routes, prompts, health):
+        app.include_router(module.router)
+    app.openapi = describe(app, bool(settings.api_keys))  # type: ignore[method-assign]
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    return app
+
+
+def build_context(models: ServedModels, store: GistStore, settings: ServerSettings) -> ApiContext:
+    by_name = {model.name: model for model in models}
+    return ApiContext(
+        models=models,
+        settings=settings,
+        desks={name: ModelDesk.open(model, settings) for name, model in by_name.items()},
+        prompts=PromptRegistry(by_name, store),
+    )
+
+
+def begin_shutdown(app: FastAPI) -> None:
+    """From now on new work is answered with 503; requests that run go on."""
+    app.state.context.begin_shutdown()
+
+
+def _lifespan(context: ApiContext) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await context.prompts.restore()
+        sweeper = asyncio.create_task(_sweep_forever(context))
+        try:
+            yield
+        finally:
+            context.begin_shutdown()
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+            await context.prompts.close()
+
+    return lifespan
+
+
+async def _sweep_forever(context: ApiContext) -> None:
+    while True:
+        await asyncio.sleep(context.settings.sweep_seconds)
+        try:
+            await context.prompts.sweep()
+        except Exception:
+            logger.exception("the removal of expired prompts failed")

@@ -1,0 +1,198 @@
+"""POST /v1/completions."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from ..engine.request import TokenLogprob
+from .context import ApiContext, ModelDesk, api_context, owner
+from .errors import bad_value
+from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
+from .logprobs import completion_logprobs
+from .openapi import error_responses
+from .prompt_entry import PromptEntry
+from .responses import Completion
+from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody
+from .streaming import EventStream, event, until_disconnect
+from .usage import usage_of
+
+router = APIRouter(tags=["completions"])
+
+
+@router.post(
+    "/v1/completions",
+    response_model=Completion,
+    responses=error_responses(400, 401, 404, 429, 503),
+)
+async def create_completion(
+    body: CompletionBody,
+    request: Request,
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+) -> Response:
+    """Continues text or tokens, if asked behind a registered prompt.
+
+    Behind a registered prompt the text is tokenised on its own, so a word is never joined across
+    the border: end the registered text where a token ends (a line break, for one).
+    """
+    context.check_open()
+    _refuse_unsupported(body)
+    desk, entry = context.choose(owner, body.model, body.prompt_id)
+    _refuse_across_prompt(body, entry)
+    prompts = [await _prepare(desk, entry, prompt) for prompt in body.prompts]
+    for prompt in prompts:
+        check_fits(desk.model, prompt, body.max_tokens, "prompt")
+    want_prompt = body.logprobs if body.echo else None
+    sampling = body.engine_sampling(_token_limit(desk, body, prompts), body.logprobs, want_prompt)
+    generation = context.start(desk, prompts, sampling, body.stop_strings, body.n, entry)
+    writer = _Writer(desk, generation, entry, bool(body.echo), body.logprobs is not None)
+    if body.stream:
+        events = writer.events(body.include_usage, body.continuous_usage)
+        return EventStream(events, on_close=generation.close)
+    return JSONResponse(await until_disconnect(request, writer.whole()))
+
+
+def _refuse_unsupported(body: CompletionBody) -> None:
+    if body.best_of is not None and body.best_of not in (1, body.n or 1):
+        raise bad_value("best_of", "best_of must be 1 or equal n: choices are not ranked.")
+    if body.suffix:
+        raise bad_value("suffix", "suffix is not supported.", "unsupported_parameter")
+    if len(body.prompts) * (body.n or 1) > MAX_CHOICES * 16:
+        raise bad_value("n", f"At most {MAX_CHOICES * 16} choices are allowed in one request.")
+
+
+def _refuse_across_prompt(body: CompletionBody, entry: PromptEntry | None) -> None:
+    if entry is not None and body.echo and body.logprobs is not None:
+        raise bad_value(
+            "echo",
+            "Log-probabilities of the prompt cannot be given behind a registered prompt: its "
+            "tokens are not computed. Leave out echo or logprobs, or send the whole text.",
+        )
+
+
+async def _prepare(
+    desk: ModelDesk, entry: PromptEntry | None, prompt: str | list[int]
+) -> PreparedPrompt:
+    if isinstance(prompt, str):
+        token_ids = await desk.renderer.text(prompt, special_tokens=entry is None)
+    else:
+        token_ids = list(prompt)
+    if not token_ids:
+        raise bad_value("prompt", "prompt must hold at least one token.")
+    return PreparedPrompt(token_ids, entry.pinned if entry else None, continues_text=True)
+
+
+def _token_limit(desk: ModelDesk, body: CompletionBody, prompts: Sequence[PreparedPrompt]) -> int:
+    """Tokens to generate: what was asked for, else OpenAI's default as far as it fits."""
+    if body.max_tokens is not None:
+        return body.max_tokens
+    room = desk.model.max_model_len - max(prompt.positions for prompt in prompts)
+    return min(DEFAULT_COMPLETION_TOKENS, room)
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """Text and tokens of one choice as they gather."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        if piece.token_id is not None:
+            self.token_ids.append(piece.token_id)
+            self.logprobs.append(piece.logprob)
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Writes one generation as a text completion, whole or in chunks."""
+
+    desk: ModelDesk
+    generation: Generation
+    entry: PromptEntry | None
+    echo: bool
+    with_logprobs: bool
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def whole(self) -> dict[str, Any]:
+        gathered: dict[int, _Tokens] = {}
+        try:
+            async for piece in self.generation.pieces():
+                if piece.choice not in gathered:
+                    gathered[piece.choice] = self._echoed(self.generation.choices[piece.choice])
+                gathered[piece.choice].add(piece)
+        finally:
+            self.generation.close()
+        choices = [
+            self._choice(choice.index, gathered[choice.index], 0, choice.finish_reason)
+            for choice in self.generation.choices
+        ]
+        usage = usage_of(self.generation.choices)
+        return self._head() | {"choices": choices, "usage": usage}
+
+    async def events(self, include_usage: bool, continuous_usage: bool) -> AsyncIterator[bytes]:
+        """One chunk a generated token (an echoed prompt is in the first), then the usage."""
+        head = self._head()
+        offsets: dict[int, int] = {}
+        async for piece in self.generation.pieces():
+            first = piece.choice not in offsets
+            tokens = self._echoed(self.generation.choices[piece.choice]) if first else _Tokens()
+            tokens.add(piece)
+            start = offsets.get(piece.choice, 0)
+            choice = self._choice(piece.choice, tokens, start, piece.finish_reason)
+            offsets[piece.choice] = start + len(tokens.text)
+            chunk = head | {"choices": [choice]}
+            if continuous_usage:
+                chunk["usage"] = usage_of(self.generation.choices)
+            elif include_usage:
+                chunk["usage"] = None
+            yield event(chunk)
+        if include_usage:
+            yield event(head | {"choices": [], "usage": usage_of(self.generation.choices)})
+
+    def _echoed(self, choice: Choice) -> _Tokens:
+        """The prompt, where the answer begins with it."""
+        if not self.echo:
+            return _Tokens()
+        token_ids = choice.prompt.token_ids
+        text = self.desk.model.tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        logprobs = choice.prompt_logprobs or [None] * len(token_ids)
+        return _Tokens(text, list(token_ids), list(logprobs))
+
+    def _choice(
+        self, index: int, tokens: _Tokens, start_offset: int, finish_reason: str | None
+    ) -> dict[str, Any]:
+        logprobs = None
+        if self.with_logprobs:
+            logprobs = completion_logprobs(
+                self.desk.token_texts, tokens.token_ids, tokens.logprobs, start_offset
+            )
+        return {
+            "index": index,
+            "text": tokens.text,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+
+    def _head(self) -> dict[str, Any]:
+        head: dict[str, Any] = {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.desk.model.name,
+            "system_fingerprint": self.desk.model.system_fingerprint,
+        }
+        if self.entry is not None:
+            head["prompt_id"] = self.entry.record.id
+        return head

@@ -1,0 +1,120 @@
+"""What the routes of one application share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from ..engine.request import SamplingParams
+from .admission import Admission
+from .authentication import request_owner
+from .errors import bad_value, shutting_down
+from .generation import Generation, PreparedPrompt, plan_generation
+from .logprobs import TokenTexts
+from .prompt_entry import PromptEntry
+from .prompt_registry import PromptRegistry
+from .rendering import Renderer
+from .served_models import ServedModel, ServedModels
+from .settings import ServerSettings
+
+
+@dataclass(slots=True, eq=False)
+class ModelDesk:
+    """One served model with what the interface keeps for it."""
+
+    model: ServedModel
+    renderer: Renderer
+    admission: Admission
+    token_texts: TokenTexts
+
+    @classmethod
+    def open(cls, model: ServedModel, settings: ServerSettings) -> "ModelDesk":
+        limit = model.engine.max_num_seqs + settings.max_queue
+        return cls(
+            model=model,
+            renderer=Renderer(model, settings.threaded_text_chars),
+            admission=Admission(limit, settings.retry_after_seconds),
+            token_texts=TokenTexts(model.tokenizer),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class ApiContext:
+    """Everything that a route needs; lives as long as the application."""
+
+    models: ServedModels
+    settings: ServerSettings
+    desks: dict[str, ModelDesk]
+    prompts: PromptRegistry
+    stopping: bool = field(default=False)
+
+    def begin_shutdown(self) -> None:
+        """From now on new work is refused with 503; what runs goes on."""
+        self.stopping = True
+
+    def check_open(self) -> None:
+        if self.stopping:
+            raise shutting_down()
+
+    def choose(
+        self, owner: str, model_field: str | None, prompt_id: str | None
+    ) -> tuple[ModelDesk, PromptEntry | None]:
+        """The model and the registered prompt that a request asks for.
+
+        Raises:
+            ApiError: 404 for an unknown model or prompt, 400 where the two do not belong together.
+        """
+        if prompt_id is None:
+            model, name = self.models.resolve(model_field)
+            entry = self.prompts.named(owner, model, name) if name is not None else None
+            return self.desks[model.name], entry
+        entry = self.prompts.get(owner, prompt_id)
+        if model_field is not None:
+            model, name = self.models.resolve(model_field)
+            if name is not None and self.prompts.named(owner, model, name) is not entry:
+                raise bad_value("prompt_id", f"prompt_id and model `{model_field}` differ.")
+            if model.name != entry.record.model:
+                raise bad_value(
+                    "prompt_id",
+                    f"The prompt `{prompt_id}` is bound to model `{entry.record.model}`, not to "
+                    f"`{model.name}`.",
+                )
+        desk = self.desks.get(entry.record.model)
+        if desk is None:
+            raise entry.unusable()
+        return desk, entry
+
+    def start(
+        self,
+        desk: ModelDesk,
+        prompts: Sequence[PreparedPrompt],
+        sampling: SamplingParams,
+        stops: Sequence[str],
+        n: int | None,
+        entry: PromptEntry | None,
+    ) -> Generation:
+        """Starts n choices for each prompt and counts the registered prompt's use.
+
+        No other task runs between the check of the registered prompt and the submission, so a
+        prompt deleted meanwhile is never used.
+        """
+        self.check_open()
+        if entry is not None:
+            entry.check_usable()
+        generation = plan_generation(desk.model, prompts, sampling, stops, n or 1, desk.admission)
+        generation.start()
+        if entry is not None:
+            self.prompts.note_use(entry, len(prompts))
+        return generation
+
+
+def api_context(request: Request) -> ApiContext:
+    """FastAPI dependency."""
+    context = request.app.state.context
+    assert isinstance(context, ApiContext)
+    return context
+
+
+def owner(request: Request) -> str:
+    """FastAPI dependency: who makes this request."""
+    return request_owner(request)

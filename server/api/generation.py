@@ -1,0 +1,222 @@
+"""Runs the choices of one HTTP request in an engine and yields them token by token."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..engine.pinned import PinnedCache
+from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogprob
+from .admission import Admission
+from .detokenizer import IncrementalDetokenizer, StopStringScanner
+from .errors import ApiError, context_length_exceeded, from_engine, shutting_down
+from .served_models import ServedModel
+
+# Tokens in front of a text completion that its first token's decoding may depend on.
+_TEXT_CONTEXT = 6
+_SEED_RANGE = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """One prompt, tokenised.
+
+    token_ids: tokens behind the registered prompt (all of them where there is none);
+    pinned: the registered prompt's cache; continues_text: whether the output continues the
+    prompt's last word, as in text completion.
+    """
+
+    token_ids: list[int]
+    pinned: PinnedCache | None = None
+    continues_text: bool = False
+
+    @property
+    def logical_tokens(self) -> int:
+        """Tokens that the whole prompt has uncompressed."""
+        return len(self.token_ids) + (self.pinned.prompt_tokens if self.pinned else 0)
+
+    @property
+    def positions(self) -> int:
+        """Positions that the whole prompt takes of the model's context."""
+        return len(self.token_ids) + (self.pinned.next_position if self.pinned else 0)
+
+    @property
+    def gist_slots(self) -> int:
+        return self.pinned.num_gist_slots if self.pinned else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one generated token adds to a choice; the last piece carries `finish_reason`.
+
+    token_id is None in a piece that only ends the choice; text may be empty.
+    """
+
+    choice: int
+    text: str
+    token_id: int | None = None
+    logprob: TokenLogprob | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Choice:
+    """State of one choice while it is generated."""
+
+    index: int
+    prompt: PreparedPrompt
+    request: Request
+    detokenizer: IncrementalDetokenizer
+    scanner: StopStringScanner
+    num_tokens: int = 0
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: str | None = None
+
+    def feed(self, output: RequestOutput) -> Iterator[Piece]:
+        """The pieces of one engine output; none once the choice has finished."""
+        if self.finish_reason is not None:
+            return
+        self.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        last = len(output.new_token_ids) - 1
+        for i, token_id in enumerate(output.new_token_ids):
+            reason = output.finish_reason if i == last else None
+            ends = reason == "stop" and token_id == output.stop_token_id
+            logprob = output.logprobs[i] if output.logprobs else None
+            yield self._piece(token_id, ends, logprob, reason)
+            if self.finish_reason is not None:
+                return
+        if last < 0 and output.finish_reason is not None:
+            self.finish_reason = output.finish_reason
+            yield Piece(self.index, self.scanner.finish(), finish_reason=output.finish_reason)
+
+    def _piece(
+        self, token_id: int, ends: bool, logprob: TokenLogprob | None, reason: str | None
+    ) -> Piece:
+        self.num_tokens += 1
+        text = self.scanner.add("" if ends else self.detokenizer.add(token_id))
+        if self.scanner.stopped:
+            reason = "stop"
+        elif reason is not None:
+            text += self.scanner.finish()
+        self.finish_reason = reason
+        return Piece(self.index, text, token_id, logprob, reason)
+
+
+@dataclass(eq=False)
+class Generation:
+    """The choices of one HTTP request in flight.
+
+    `start` hands them to the engine, `pieces` yields what comes, `close` ends what still runs;
+    whoever starts one must close it. All run on the event loop.
+    """
+
+    model: ServedModel
+    choices: list[Choice]
+    admission: Admission
+    _outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
+    _running: set[str] = field(default_factory=set)
+
+    def start(self) -> None:
+        """Submits every choice.
+
+        Raises:
+            ApiError: the queue is full, or the engine refuses a request (none runs then).
+        """
+        self.admission.enter()
+        try:
+            for choice in self.choices:
+                self.model.engine.submit_to(choice.request, self._outputs)
+                self._running.add(choice.request.request_id)
+                self.admission.add()
+        except Exception as error:
+            self.close()
+            raise from_engine(error, self.model.max_model_len) from error
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yields pieces of all choices as they come, until each has finished.
+
+        Raises:
+            ApiError: 500 if the engine failed on a choice, 503 if it shut down.
+        """
+        by_id = {choice.request.request_id: choice for choice in self.choices}
+        while self._running:
+            output = await self._outputs.get()
+            choice = by_id[output.request_id]
+            if choice.finish_reason is None and output.finish_reason in ("abort", "error"):
+                raise _failure(output)
+            for piece in choice.feed(output):
+                if piece.finish_reason is not None:
+                    self._end(choice, abort=output.finish_reason is None)
+                yield piece
+
+    def close(self) -> None:
+        """Aborts the choices that have not finished; their blocks are free at the next step."""
+        for choice in self.choices:
+            if choice.request.request_id in self._running:
+                self._end(choice, abort=True)
+
+    def _end(self, choice: Choice, *, abort: bool) -> None:
+        self._running.discard(choice.request.request_id)
+        self.admission.leave()
+        if abort:
+            self.model.engine.abort(choice.request.request_id)
+
+
+def plan_generation(
+    model: ServedModel,
+    prompts: Sequence[PreparedPrompt],
+    sampling: SamplingParams,
+    stops: Sequence[str],
+    n: int,
+    admission: Admission,
+) -> Generation:
+    """n choices for each prompt, in the prompts' order; not yet started.
+
+    With a seed, choice i of a prompt draws with seed + i, so that choices differ.
+    """
+    choices: list[Choice] = []
+    for prompt in prompts:
+        for i in range(n):
+            params = replace(sampling, seed=_choice_seed(sampling.seed, i))
+            context = prompt.token_ids[-_TEXT_CONTEXT:] if prompt.continues_text else ()
+            choices.append(
+                Choice(
+                    index=len(choices),
+                    prompt=prompt,
+                    request=Request(uuid.uuid4().hex, prompt.token_ids, params, prompt.pinned),
+                    detokenizer=IncrementalDetokenizer(model.tokenizer, context),
+                    scanner=StopStringScanner(stops),
+                )
+            )
+    return Generation(model, choices, admission)
+
+
+def check_fits(
+    model: ServedModel, prompt: PreparedPrompt, max_tokens: int | None, param: str
+) -> None:
+    """Raises ApiError (400) unless prompt and `max_tokens` (None: at least one) fit the context."""
+    limit, used = model.max_model_len, prompt.positions
+    wanted = 1 if max_tokens is None else max_tokens
+    if used + wanted <= limit:
+        return
+    raise context_length_exceeded(
+        limit,
+        f"However, you requested {used + wanted} tokens ({used} in the prompt, {wanted} in the "
+        "completion). Please reduce the length of the prompt or of the completion.",
+        param,
+    )
+
+
+def _choice_seed(seed: int | None, index: int) -> int | None:
+    return seed if seed is None or index == 0 else (seed + index) % _SEED_RANGE
+
+
+def _failure(output: RequestOutput) -> ApiError:
+    if output.finish_reason == "abort":
+        return shutting_down()
+    return ApiError(
+        500, output.error or "The model's engine failed on this request.", code="engine_error"
+    )

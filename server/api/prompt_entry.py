@@ -1,0 +1,112 @@
+"""A registered prompt in a running server: its record, and its cache in the engine."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...compress.cache import Method
+from ...compress.record import PromptRecord
+from ..engine.pinned import PinnedCache
+from .errors import ApiError, bad_value, prompt_not_found
+
+
+@dataclass(slots=True, eq=False)
+class PromptEntry:
+    """One registered prompt.
+
+    pinned: its cache in the engine, None where `error` says why there is none; deleted: nobody
+    may start to use it; lock: held while the store's copy changes.
+    """
+
+    record: PromptRecord
+    pinned: PinnedCache | None = None
+    error: str | None = None
+    deleted: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        record = self.record
+        content = record.text if record.messages is None else record.messages
+        self.identity = identity_of(
+            record.owner, record.model, record.method, record.gist_tokens, content
+        )
+
+    def is_expired(self, now: float) -> bool:
+        return self.record.expires_at is not None and self.record.expires_at <= now
+
+    def check_usable(self) -> None:
+        """Raises ApiError: 404 once deleted, 400 where its cache cannot be used."""
+        if self.deleted:
+            raise prompt_not_found(self.record.id)
+        if self.pinned is None:
+            raise self.unusable()
+
+    def unusable(self) -> ApiError:
+        return bad_value(
+            "prompt_id",
+            f"The prompt `{self.record.id}` cannot be used: {self.error} Register it again.",
+            "prompt_failed",
+        )
+
+    def chat_messages(self) -> list[dict[str, Any]]:
+        """The registered messages; ApiError (400) for a prompt registered as text."""
+        if self.record.messages is None:
+            raise bad_value(
+                "prompt_id",
+                f"The prompt `{self.record.id}` was registered as text; use it with "
+                "/v1/completions, or register it as messages.",
+            )
+        return self.record.messages
+
+    def rest_of(self, token_ids: Sequence[int]) -> list[int] | None:
+        """The tokens behind the registered ones; None if these are not the first, or all."""
+        registered = self.record.prompt_token_ids
+        size = len(registered)
+        if len(token_ids) <= size or list(token_ids[:size]) != registered:
+            return None
+        return list(token_ids[size:])
+
+    def as_resource(self) -> dict[str, Any]:
+        """The JSON that clients see."""
+        record = self.record
+        resource: dict[str, Any] = {
+            "id": record.id,
+            "object": "prompt",
+            "name": record.name,
+            "model": record.model,
+            "created_at": record.created_at,
+            "expires_at": record.expires_at,
+            "status": "ready" if self.error is None else "failed",
+            "compression": {
+                "method": record.method,
+                "prompt_tokens": record.prompt_tokens,
+                "gist_tokens": record.gist_tokens,
+                "slots": record.slots,
+                "ratio": round(record.ratio, 1),
+                "cache_bytes": record.cache_bytes,
+                "uncompressed_bytes": record.uncompressed_bytes,
+            },
+            "usage": {
+                "requests": record.requests,
+                "tokens_saved": record.tokens_saved,
+                "last_used_at": record.last_used_at,
+            },
+            "metadata": record.metadata,
+        }
+        return resource if self.error is None else resource | {"error": self.error}
+
+
+def identity_of(
+    owner: str,
+    model: str,
+    method: Method,
+    gist_tokens: int,
+    content: str | Sequence[Mapping[str, Any]] | None,
+) -> str:
+    """What makes two registrations the same prompt: owner, model, method, k and content."""
+    parts = json.dumps([owner, model, method, gist_tokens, content], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()

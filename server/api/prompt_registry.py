@@ -1,0 +1,342 @@
+"""The life cycle of registered prompts, between the store on disk and the engines' caches."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ...compress.cache import Method
+from ...compress.record import PromptRecord, new_prompt_id
+from ...compress.store import GistStore
+from .errors import ApiError, bad_value, model_not_found, prompt_not_found
+from .prompt_cache import PromptCaches
+from .prompt_entry import PromptEntry, identity_of
+from .prompt_index import PromptIndex
+from .prompt_schemas import PromptBody, PromptPatch, ttl_seconds
+from .rendering import Renderer
+from .schemas import plain_message
+from .served_models import ServedModel
+
+logger = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A registration with its defaults filled in."""
+
+    owner: str
+    body: PromptBody
+    method: Method
+    gist_tokens: int
+    messages: list[dict[str, Any]] | None
+    identity: str
+
+
+class PromptRegistry:
+    """All registered prompts of one server. Its methods run on the event loop.
+
+    Each change is in the store before it is acknowledged. Expired prompts are gone for clients
+    at once, and from store and engine at the next `sweep`.
+
+    Args:
+        clock: Unix seconds; tests set their own.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        store: GistStore,
+        clock: Clock = time.time,
+    ) -> None:
+        self._caches = PromptCaches(models, store)
+        self._clock = clock
+        self._index = PromptIndex()
+        self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reserved: dict[tuple[str, str, str], str] = {}
+
+    async def restore(self) -> None:
+        """Takes over the store's prompts and pins their caches.
+
+        A prompt whose cache is broken, or of other weights, becomes "failed"; the others are
+        not touched by it.
+        """
+        for record in await self._caches.records():
+            entry = PromptEntry(record)
+            if entry.is_expired(self._clock()):
+                await self._caches.forget(record)
+                continue
+            entry.pinned, entry.error = await self._caches.restore(record)
+            if entry.error is not None:
+                logger.warning("prompt %s is not used: %s", record.id, entry.error)
+            if self._caches.record(record.id) is not None:  # else its file was broken
+                self._index.add(entry)
+
+    async def create(
+        self, owner: str, model: ServedModel, renderer: Renderer, body: PromptBody
+    ) -> tuple[PromptEntry, bool]:
+        """Registers a prompt; the same one again gives the same entry and False.
+
+        Raises:
+            ApiError: 400 for what cannot be compressed, 409 for a name that is taken, 507 where
+                cache or store have no room.
+        """
+        plan = _plan(owner, model, body)
+        async with self._sole_creator(plan.identity):
+            known = self._current(self._index.by_identity(plan.identity))
+            if known is not None and known.error is None:
+                await self._renew(known, plan)
+                return known, False
+            with_name = (owner, model.name, body.name) if body.name else None
+            async with self._reserve(with_name, plan.identity):
+                return await self._build(plan, model, renderer, known), True
+
+    def get(self, owner: str, prompt_id: str) -> PromptEntry:
+        """Raises ApiError (404) for unknown, expired and other owners' prompts."""
+        entry = self._current(self._index.by_id(prompt_id))
+        if entry is None or entry.record.owner != owner:
+            raise prompt_not_found(prompt_id)
+        return entry
+
+    def named(self, owner: str, model: ServedModel, name: str) -> PromptEntry:
+        """Raises ApiError (404) where this owner has no prompt of this name for the model."""
+        entry = self._current(self._index.by_name(owner, model.name, name))
+        if entry is None:
+            raise model_not_found(f"{model.name}/{name}")
+        return entry
+
+    def all_of(self, owner: str) -> list[PromptEntry]:
+        """This owner's prompts, oldest first."""
+        now = self._clock()
+        entries = [
+            entry
+            for entry in self._index.all()
+            if entry.record.owner == owner and not entry.is_expired(now)
+        ]
+        return sorted(entries, key=lambda entry: (entry.record.created_at, entry.record.id))
+
+    def usable_names(self, owner: str) -> list[PromptEntry]:
+        """This owner's prompts that act as models, oldest first."""
+        return [e for e in self.all_of(owner) if e.record.name and e.error is None]
+
+    def match(
+        self,
+        owner: str,
+        model: ServedModel,
+        messages: Sequence[Mapping[str, Any]],
+        token_ids: Sequence[int],
+    ) -> tuple[PromptEntry, list[int]] | None:
+        """The longest prompt that a conversation begins with, and the tokens behind it.
+
+        Only exact caches count, and gists registered with `auto_match`.
+        """
+        found = []
+        for entry in self._index.leading(owner, model.name, messages):
+            exact = entry.record.method == "prefix"
+            if self._current(entry) is None or entry.pinned is None:
+                continue
+            if not (exact or entry.record.auto_match):
+                continue
+            rest = entry.rest_of(token_ids)
+            if rest is not None:
+                found.append((len(rest), not exact, entry, rest))
+        if not found:
+            return None
+        _, _, entry, rest = min(found, key=lambda candidate: candidate[:2])
+        return entry, rest
+
+    def note_use(self, entry: PromptEntry, prompts: int) -> None:
+        """Counts a request that used the cache for so many prompts."""
+        saved = prompts * entry.record.prompt_tokens
+        self._caches.count_use(entry.record.id, saved, int(self._clock()))
+        self._refresh(entry)
+
+    async def update(self, entry: PromptEntry, patch: PromptPatch) -> None:
+        """Changes expiry and metadata. Raises ApiError: 400, or 404 once deleted."""
+        changes = self._changes(patch)
+        if changes:
+            await self._change(entry, changes)
+
+    async def delete(self, entry: PromptEntry) -> None:
+        """Forgets a prompt; requests that run with it finish. Raises ApiError (404) if gone."""
+        async with entry.lock:
+            if entry.deleted:
+                raise prompt_not_found(entry.record.id)
+            await self._caches.forget(entry.record)
+            self._index.remove(entry)
+            entry.deleted = True
+            self._caches.release(entry)
+
+    async def sweep(self) -> None:
+        """Removes expired prompts."""
+        now = self._clock()
+        for entry in self._index.all():
+            if entry.is_expired(now):
+                try:
+                    await self.delete(entry)
+                except ApiError as error:
+                    if error.status_code != 404:  # deleted meanwhile
+                        logger.warning("prompt %s: %s", entry.record.id, error)
+
+    async def close(self) -> None:
+        """Writes the usage counters. The pins go with the engines."""
+        await self._caches.flush()
+
+    def _current(self, entry: PromptEntry | None) -> PromptEntry | None:
+        """The entry, unless it has expired."""
+        return None if entry is None or entry.is_expired(self._clock()) else entry
+
+    async def _build(
+        self, plan: _Plan, model: ServedModel, renderer: Renderer, failed: PromptEntry | None
+    ) -> PromptEntry:
+        """Makes cache and record; takes the place of the same prompt where that had failed."""
+        body = plan.body
+        if plan.messages is not None:
+            token_ids = await renderer.registered_chat(plan.messages)
+        else:
+            token_ids = await renderer.text(body.text or "", special_tokens=True, param="text")
+        if not token_ids:
+            raise bad_value("text", "text must hold at least one token.")
+        now = self._clock()
+        record = PromptRecord(
+            id=failed.record.id if failed else new_prompt_id(),
+            name=body.name or (failed.record.name if failed else None),
+            owner=plan.owner,
+            model=model.name,
+            method=plan.method,
+            messages=plan.messages,
+            text=body.text,
+            gist_tokens=plan.gist_tokens,
+            created_at=failed.record.created_at if failed else int(now),
+            expires_at=_expiry(body.ttl, now),
+            metadata=body.metadata,
+            auto_match=body.auto_match,
+            prompt_token_ids=token_ids,
+        )
+        record, pinned = await self._caches.make(record)
+        if failed is not None:
+            failed.deleted = True
+            self._index.remove(failed)
+        entry = PromptEntry(record, pinned)
+        self._index.add(entry)
+        return entry
+
+    async def _renew(self, entry: PromptEntry, plan: _Plan) -> None:
+        """A registration again: it may name an unnamed prompt and lengthen its life."""
+        changes: dict[str, Any] = {}
+        record, body = entry.record, plan.body
+        if body.name and not record.name:
+            self._check_name((plan.owner, record.model, body.name), plan.identity)
+            changes["name"] = body.name
+        if record.expires_at is not None:
+            expires_at = _expiry(body.ttl, self._clock())
+            if expires_at is None or expires_at > record.expires_at:
+                changes["expires_at"] = expires_at
+        if body.auto_match and not record.auto_match:
+            changes["auto_match"] = True
+        if changes:
+            await self._change(entry, changes)
+
+    async def _change(self, entry: PromptEntry, changes: dict[str, Any]) -> None:
+        """Changes fields in the store and then in memory."""
+        async with entry.lock:
+            if entry.deleted:
+                raise prompt_not_found(entry.record.id)
+            await self._caches.edit(entry.record.id, changes)
+            self._index.remove(entry)
+            self._refresh(entry)
+            self._index.add(entry)
+
+    def _refresh(self, entry: PromptEntry) -> None:
+        entry.record = self._caches.record(entry.record.id) or entry.record
+
+    def _changes(self, patch: PromptPatch) -> dict[str, Any]:
+        given = patch.model_fields_set
+        if {"ttl", "expires_at"} <= given:
+            raise bad_value("ttl", "Give ttl or expires_at, not both.")
+        changes: dict[str, Any] = {}
+        now = self._clock()
+        if "ttl" in given:
+            changes["expires_at"] = _expiry(patch.ttl, now)
+        if "expires_at" in given:
+            if patch.expires_at is not None and patch.expires_at <= now:
+                raise bad_value("expires_at", "expires_at must lie in the future.")
+            changes["expires_at"] = patch.expires_at
+        if patch.metadata is not None:
+            changes["metadata"] = patch.metadata
+        return changes
+
+    @asynccontextmanager
+    async def _sole_creator(self, identity: str) -> AsyncIterator[None]:
+        """Lets one task at a time create the same prompt; the others then find it."""
+        lock = self._creating.setdefault(identity, asyncio.Lock())
+        async with lock:
+            yield
+
+    @asynccontextmanager
+    async def _reserve(
+        self, key: tuple[str, str, str] | None, identity: str
+    ) -> AsyncIterator[None]:
+        """Keeps a name from others while its prompt is being made."""
+        if key is None:
+            yield
+            return
+        holder = self._index.by_name(*key)
+        if holder is not None and holder.is_expired(self._clock()):
+            await self.delete(holder)
+        self._check_name(key, identity)
+        self._reserved[key] = identity
+        try:
+            yield
+        finally:
+            del self._reserved[key]
+
+    def _check_name(self, key: tuple[str, str, str], identity: str) -> None:
+        holder = self._index.by_name(*key)
+        taken_by = holder.identity if holder is not None else self._reserved.get(key, identity)
+        if taken_by != identity:
+            raise ApiError(
+                409,
+                f"The name `{key[2]}` is taken by another prompt of model `{key[1]}`; delete that "
+                "one first or choose another name.",
+                param="name",
+                code="name_taken",
+            )
+
+
+def _plan(owner: str, model: ServedModel, body: PromptBody) -> _Plan:
+    if (body.messages is None) == (body.text is None):
+        raise bad_value("messages", "Give either messages or text.")
+    method, gist_tokens = _method(model, body)
+    messages = [plain_message(m) for m in body.messages] if body.messages else None
+    identity = identity_of(owner, model.name, method, gist_tokens, messages or body.text)
+    return _Plan(owner, body, method, gist_tokens, messages, identity)
+
+
+def _method(model: ServedModel, body: PromptBody) -> tuple[Method, int]:
+    """The method and its number of gist tokens; 400 where the model cannot make them."""
+    if body.compression == "prefix" or (body.compression == "auto" and model.adapter is None):
+        return "prefix", 0
+    if model.adapter is None:
+        raise bad_value(
+            "compression",
+            f'The model `{model.name}` has no gist adapter. Use compression "prefix" or '
+            '"auto", or train an adapter with `gistserve train gist`.',
+            "no_gist_adapter",
+        )
+    made = model.adapter.config.num_gist_tokens
+    if body.gist_tokens not in (None, made):
+        raise bad_value(
+            "gist_tokens",
+            f"The gist adapter of `{model.name}` makes {made} gist tokens, not {body.gist_tokens}.",
+        )
+    return "gist", made
+
+
+def _expiry(ttl: str | None, now: float) -> int | None:
+    return None if ttl is None else int(now) + ttl_seconds(ttl)

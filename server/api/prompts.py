@@ -1,0 +1,105 @@
+"""/v1/prompts: reusable prompts, compressed once."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import JSONResponse, Response
+
+from .context import ApiContext, api_context, owner
+from .errors import bad_value, model_not_found
+from .openapi import error_responses
+from .prompt_schemas import PromptBody, PromptPatch
+from .responses import Prompt, PromptDeleted, PromptList
+
+router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Prompt,
+    responses={
+        200: {"model": Prompt, "description": "The same prompt was registered before."},
+        **error_responses(400, 401, 404, 409, 503, 507),
+    },
+)
+async def create_prompt(
+    body: PromptBody,
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+) -> Response:
+    """Registers a prompt and answers when it is ready.
+
+    Content, model, method and number of gist tokens identify it: the same again answers 200 with
+    the same resource (a name it did not have, and a longer life, are taken over).
+    """
+    context.check_open()
+    model, prompt_name = context.models.resolve(body.model)
+    if prompt_name is not None:
+        raise model_not_found(str(body.model))
+    renderer = context.desks[model.name].renderer
+    entry, created = await context.prompts.create(owner, model, renderer, body)
+    return JSONResponse(entry.as_resource(), 201 if created else 200)
+
+
+@router.get("", response_model=PromptList, responses=error_responses(400, 401))
+async def list_prompts(
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="Id of the last prompt already seen.")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By creation.")] = "desc",
+) -> Response:
+    """One page of the prompts made with this key."""
+    entries = context.prompts.all_of(owner)
+    if order == "desc":
+        entries.reverse()
+    ids = [entry.record.id for entry in entries]
+    if after is not None and after not in ids:
+        raise bad_value("after", f"after: there is no prompt `{after}`.")
+    start = 0 if after is None else ids.index(after) + 1
+    page = entries[start : start + limit]
+    body: dict[str, Any] = {
+        "object": "list",
+        "data": [entry.as_resource() for entry in page],
+        "first_id": page[0].record.id if page else None,
+        "last_id": page[-1].record.id if page else None,
+        "has_more": start + limit < len(entries),
+    }
+    return JSONResponse(body)
+
+
+@router.get("/{prompt_id}", response_model=Prompt, responses=error_responses(401, 404))
+async def get_prompt(
+    prompt_id: str,
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+) -> Response:
+    """One prompt."""
+    return JSONResponse(context.prompts.get(owner, prompt_id).as_resource())
+
+
+@router.patch("/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 507))
+async def update_prompt(
+    prompt_id: str,
+    body: PromptPatch,
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+) -> Response:
+    """Changes expiry or metadata; what is absent stays."""
+    entry = context.prompts.get(owner, prompt_id)
+    await context.prompts.update(entry, body)
+    return JSONResponse(entry.as_resource())
+
+
+@router.delete(
+    "/{prompt_id}", response_model=PromptDeleted, responses=error_responses(401, 404, 507)
+)
+async def delete_prompt(
+    prompt_id: str,
+    context: Annotated[ApiContext, Depends(api_context)],
+    owner: Annotated[str, Depends(owner)],
+) -> Response:
+    """Forgets a prompt at once; requests that run with it finish."""
+    await context.prompts.delete(context.prompts.get(owner, prompt_id))
+    return JSONResponse({"id": prompt_id, "object": "prompt.deleted", "deleted": True})

@@ -1,0 +1,142 @@
+"""Answers as the OpenAPI document describes them. (They are written as plain dicts, for speed.)"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ErrorDetail(Answer):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Answer):
+    error: ErrorDetail
+
+
+class PromptTokensDetails(Answer):
+    cached_tokens: int = Field(description="Prompt tokens that were not computed again.")
+    gist_tokens: int = Field(description="Cache slots that stood for the registered prompt.")
+
+
+class Usage(Answer):
+    prompt_tokens: int = Field(description="Tokens of the prompt, uncompressed.")
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class AssistantMessage(Answer):
+    role: Literal["assistant"]
+    content: str
+    refusal: str | None
+
+
+class ChatChoice(Answer):
+    index: int
+    message: AssistantMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Answer):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    prompt_id: str | None = Field(None, description="The registered prompt used, if any.")
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionChoice(Answer):
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason
+
+
+class Completion(Answer):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    prompt_id: str | None = Field(None, description="The registered prompt used, if any.")
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ModelCard(Answer):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: str | None = Field(description="The model itself, where this is a prompt's model.")
+    max_model_len: int
+    prompt_id: str | None = None
+
+
+class ModelList(Answer):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Health(Answer):
+    status: Literal["ok", "shutting_down", "engine_stopped"]
+    models: list[str] | None = Field(None, description="The models whose engine does not run.")
+
+
+class PromptCompression(Answer):
+    method: Literal["gist", "prefix"]
+    prompt_tokens: int
+    gist_tokens: int
+    slots: int = Field(description="Places in the key/value cache that stand for the prompt.")
+    ratio: float = Field(description="prompt_tokens / slots.")
+    cache_bytes: int
+    uncompressed_bytes: int = Field(description="What the whole prompt's keys and values take.")
+
+
+class PromptUsage(Answer):
+    requests: int
+    tokens_saved: int = Field(description="Prompt tokens that requests did not compute again.")
+    last_used_at: int | None
+
+
+class Prompt(Answer):
+    id: str
+    object: Literal["prompt"]
+    name: str | None
+    model: str
+    created_at: int
+    expires_at: int | None
+    status: Literal["ready", "failed"]
+    error: str | None = Field(None, description="Why the prompt cannot be used, where it failed.")
+    compression: PromptCompression
+    usage: PromptUsage
+    metadata: dict[str, Any]
+
+
+class PromptList(Answer):
+    object: Literal["list"]
+    data: list[Prompt]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class PromptDeleted(Answer):
+    id: str
+    object: Literal["prompt.deleted"]
+    deleted: Literal[True]

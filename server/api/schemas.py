@@ -1,0 +1,230 @@
+"""Request bodies of the generation routes.
+
+Unknown fields are kept and ignored, and null stands for "not given" in every optional one, as
+real clients need. Wrong types are refused (no "0.5" for 0.5). Ranges that the engine checks are
+not checked twice.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ..engine.request import SamplingParams, SamplingParamsError
+from .errors import bad_value
+
+MAX_CHOICES = 128
+MAX_PROMPTS = 2048
+MAX_STOP_STRINGS = 32
+MAX_LOGPROBS = 20
+DEFAULT_COMPLETION_TOKENS = 16
+
+# JSON has no such numbers, but Python's reader takes them.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class RequestBody(BaseModel):
+    """What all request bodies share."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        """A null is the same as an absent field, except where a schema asks for the null."""
+        if not isinstance(data, dict):
+            return data
+        return {k: v for k, v in data.items() if v is not None or k in cls._nullable()}
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset()
+
+
+class StreamOptions(RequestBody):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class PromptReference(RequestBody):
+    """OpenAI's way of naming a reusable prompt: ``prompt: {"id": "pmpt_…"}``."""
+
+    id: str
+
+
+class GenerationBody(RequestBody):
+    """Fields that chat and text completions share."""
+
+    model: str | None = Field(
+        None, description="Model name, or `<model>/<prompt name>` to use a registered prompt."
+    )
+    prompt_id: str | None = Field(None, description="Registered prompt to continue.")
+    max_tokens: int | None = Field(None, ge=0)
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: int | None = None
+    min_p: Number | None = None
+    seed: int | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    logit_bias: dict[str, Number] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
+        stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > MAX_STOP_STRINGS:
+            raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings are allowed")
+        if "" in stops:
+            raise ValueError("a stop string must not be empty")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_logit_bias(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for key in value or {}:
+            if not (key.isascii() and key.isdigit() and len(key) < 10):
+                raise ValueError(f"keys must be token ids, got {key[:40]!r}")
+        return value
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        stop = self.stop or ()
+        return (stop,) if isinstance(stop, str) else tuple(stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def engine_sampling(
+        self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
+    ) -> SamplingParams:
+        """The engine's sampling parameters; raises ApiError (400) naming a bad one."""
+        given: dict[str, Any] = {
+            name: value for name in _SAMPLING_FIELDS if (value := getattr(self, name)) is not None
+        }
+        try:
+            return SamplingParams(
+                **given,
+                max_tokens=max_tokens,
+                stop_token_ids=tuple(self.stop_token_ids or ()),
+                ignore_eos=bool(self.ignore_eos),
+                logit_bias={int(k): v for k, v in (self.logit_bias or {}).items()},
+                logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs,
+            )
+        except SamplingParamsError as error:
+            raise bad_value(error.param, f"{error}.") from error
+
+
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+
+
+class ChatMessage(RequestBody):
+    """One turn. ``content`` is text, or a list of ``{"type": "text", "text": …}`` parts."""
+
+    role: str = Field(min_length=1)
+    content: str | list[dict[str, Any]] | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _check_parts(
+        cls, value: str | list[dict[str, Any]] | None
+    ) -> str | list[dict[str, Any]] | None:
+        for part in value if isinstance(value, list) else ():
+            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise ValueError('only parts {"type": "text", "text": …} are supported')
+        return value
+
+
+def plain_message(message: ChatMessage) -> dict[str, Any]:
+    """The form that is rendered, stored and compared: text content, no nulls."""
+    plain = message.model_dump(exclude_none=True)
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content)
+    return plain | {"content": content if content is not None else ""}
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1)]
+
+
+class ChatBody(GenerationBody):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Messages = Field(
+        description="The conversation; behind a registered prompt, the turns that follow it."
+    )
+    prompt: PromptReference | None = Field(None, description="The same as `prompt_id`.")
+    max_completion_tokens: int | None = Field(None, ge=0)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens to generate; None for what the context leaves."""
+        limits = (self.max_completion_tokens, self.max_tokens)
+        return next((limit for limit in limits if limit is not None), None)
+
+    @property
+    def logprobs_wanted(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionBody(GenerationBody):
+    """Body of POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="Text, token ids, or a list of either; behind a registered prompt, what "
+        "follows it (tokenised on its own)."
+    )
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    best_of: int | None = None
+    suffix: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, value: Any) -> Any:
+        if isinstance(value, list) and not value:
+            raise ValueError("must not be empty")
+        if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
+            raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed in one request")
+        return value
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts one by one, each text or token ids."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [cast(list[int], prompt)]
+        return cast(list[str] | list[list[int]], prompt)
+
+    @property
+    def token_limit(self) -> int:
+        return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens

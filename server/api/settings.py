@@ -1,0 +1,41 @@
+"""What an operator may set about the HTTP interface."""
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Settings of the HTTP interface; engines and models have their own.
+
+    api_keys: keys that clients may present as ``Authorization: Bearer``; none means open.
+    cors_origins: origins that browsers may call from (``"*"`` for all); none means no CORS.
+    max_queue: requests that may wait for an engine beyond the ones it runs; more get 429.
+    max_body_bytes: largest request body read, in bytes; more gets 413.
+    retry_after_seconds: what a 429 tells the client to wait.
+    sweep_seconds: how often expired prompts are removed and usage counters written.
+    threaded_text_chars: texts at least this long are tokenised in a worker thread.
+    """
+
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_queue: int = 256
+    max_body_bytes: int = 16 * MIB
+    retry_after_seconds: int = 1
+    sweep_seconds: float = 5.0
+    threaded_text_chars: int = 2_000
+
+    def __post_init__(self) -> None:
+        if any(not key for key in self.api_keys):
+            raise ValueError("api_keys: an API key must not be empty")
+        if self.max_queue < 0:
+            raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
+        if self.max_body_bytes < 1:
+            raise ValueError(f"max_body_bytes must be positive, got {self.max_body_bytes}")
+        if self.retry_after_seconds < 1:
+            raise ValueError(
+                f"retry_after_seconds must be 1 or more, got {self.retry_after_seconds}"
+            )
+        if self.sweep_seconds <= 0:
+            raise ValueError(f"sweep_seconds must be positive, got {self.sweep_seconds}")
