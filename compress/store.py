@@ -1,17 +1,10 @@
 """GistStore: registered prompts and their caches in a directory, safe against crashes.
 
-    store.lock                       held while the store is open
-    records/<prompt id>.json         one PromptRecord each
-    caches/<content hash>.safetensors  shared by all records with the same cache
-    quarantine/                      what could not be read, kept for a person to look at
-
 A prompt exists exactly if its record does: the cache is written before the record and removed
 after it. Every file appears by a rename, so a crash leaves at most files that no record needs.
 """
 
-import errno
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,27 +14,17 @@ from typing import Any, Self
 
 import torch
 
-from .atomic import TEMPORARY_SUFFIX, sync_directory, write_atomic
-from .cache import GistCache, read_manifest
-from .directory_lock import DirectoryLock
-from .errors import (
-    GistCacheError,
-    GistStoreError,
-    PromptNameTakenError,
-    PromptRecordError,
-    StoreUnwritableError,
-)
+from .cache import GistCache
+from .errors import GistCacheError, GistStoreError, PromptRecordError, StoreUnwritableError
 from .record import PromptRecord, new_prompt_id
-from .record_index import RecordIndex
+from .store_files import StoreFiles, fault
+from .store_recovery import quarantine_cache, recover
 
 __all__ = ["GistStore", "PromptRecord", "new_prompt_id"]
 
 logger = logging.getLogger(__name__)
 
 Records = list[PromptRecord]
-
-_TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-_CACHE_FILE = re.compile(r"([0-9a-f]{64})\.safetensors")
 
 
 class GistStore:
@@ -62,13 +45,7 @@ class GistStore:
         self, directory: str | Path, *, verify_content: bool = True, flush_seconds: float = 30.0
     ) -> None:
         self.directory = Path(directory).expanduser()
-        self.quarantined: list[tuple[Path, str]] = []
-        self._records_directory = self.directory / "records"
-        self._caches_directory = self.directory / "caches"
-        self._quarantine = self.directory / "quarantine"
-        self._verify_content = verify_content
         self._flush_seconds = flush_seconds
-        self._index = RecordIndex()
         self._dirty: set[str] = set()
         self._timer: threading.Timer | None = None
         self._closed = False
@@ -76,19 +53,19 @@ class GistStore:
         # so that look-ups and counters never wait for the disk. Order: _disk, then _memory.
         self._disk = threading.RLock()
         self._memory = threading.RLock()
+        self._files = StoreFiles(self.directory)
         try:
-            self._create_directories()
-            self._lock = DirectoryLock(self.directory)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            self._open()
-        except OSError as error:
-            self._lock.release()
-            raise self._unwritable(error) from error
-        except BaseException:
-            self._lock.release()
+            self._index = recover(self._files, verify_content=verify_content)
+        except BaseException as error:
+            self._files.close()
+            if isinstance(error, OSError):
+                raise self._files.unwritable(error) from error
             raise
+
+    @property
+    def quarantined(self) -> list[tuple[Path, str]]:
+        """Files that were moved to quarantine/ since the store was opened, with the reasons."""
+        return list(self._files.quarantined)
 
     def put(self, record: PromptRecord, cache: GistCache) -> PromptRecord:
         """Store a prompt with its cache, replacing any of the same id; return it as stored.
@@ -98,17 +75,15 @@ class GistStore:
         names no model), StoreUnwritableError.
         """
         record = record.for_cache(cache)
-        data = record.to_bytes()
+        record.to_bytes()  # refuse what JSON cannot hold before anything is written
         with self._disk:
             with self._memory:
                 self._check_open()
                 self._index.check_name(record)
                 old = self._index.find(record.id)
-            path = self._cache_path(record.cache_hash)
             with self._writing(record):
-                if not path.exists():
-                    cache.save(path)
-                write_atomic(self._record_path(record.id), [data])
+                self._files.write_cache(cache)
+                self._files.write_record(record)
             self._remember(record)
             if old is not None:
                 self._drop_unused_cache(old.cache_hash)
@@ -175,8 +150,7 @@ class GistStore:
                 self._check_open()
                 record = self._index.get(prompt_id)
             with self._writing(record):
-                self._record_path(prompt_id).unlink(missing_ok=True)
-                sync_directory(self._records_directory)
+                self._files.remove_record(prompt_id)
             self._forget(prompt_id)
             self._drop_unused_cache(record.cache_hash)
 
@@ -194,19 +168,19 @@ class GistStore:
         handles ran out.
         """
         try:
-            cache = self._read_cache(self.get(prompt_id), device)
+            cache = self._files.read_cache(self.get(prompt_id).cache_hash, device)
         except (OSError, GistCacheError):
             with self._disk:  # now nobody replaces or removes it while it is read
-                record = self.get(prompt_id)
+                cache_hash = self.get(prompt_id).cache_hash
                 try:
-                    cache = self._read_cache(record, device)
+                    cache = self._files.read_cache(cache_hash, device)
                 except (OSError, GistCacheError) as error:
-                    _raise_if_transient(error)
-                    self._quarantine_cache(record.cache_hash, _reason(error))
+                    reason = fault(error)
+                    with self._memory:
+                        quarantine_cache(self._files, self._index, cache_hash, reason)
                     raise GistCacheError(
                         f"the cache of {prompt_id} is broken and was moved to "
-                        f"{self.directory / 'quarantine'} ({_reason(error)}); register the prompt "
-                        "again"
+                        f"{self.directory / 'quarantine'} ({reason}); register the prompt again"
                     ) from error
         cache.manifest.verify(expect or {})
         return cache
@@ -215,15 +189,16 @@ class GistStore:
         """Write the changes that were made with `durable=False`. Raises StoreUnwritableError."""
         with self._disk:
             with self._memory:
-                dirty = [self._index.get(prompt_id) for prompt_id in self._dirty]
+                found = [self._index.find(prompt_id) for prompt_id in self._dirty]
+                dirty = [record for record in found if record is not None]
                 self._dirty.clear()
             for position, record in enumerate(dirty):
                 try:
-                    write_atomic(self._record_path(record.id), [record.to_bytes()])
+                    self._files.write_record(record)
                 except OSError as error:
                     with self._memory:
                         self._dirty.update(unwritten.id for unwritten in dirty[position:])
-                    raise self._unwritable(error) from error
+                    raise self._files.unwritable(error) from error
 
     def close(self) -> None:
         """Write what is unwritten and let another process in; safe to call twice.
@@ -240,7 +215,7 @@ class GistStore:
             try:
                 self.flush()
             finally:
-                self._lock.release()
+                self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +240,7 @@ class GistStore:
             with self._memory:
                 changed = self._edited(prompt_id, edit)
             with self._writing(changed):
-                write_atomic(self._record_path(prompt_id), [changed.to_bytes()])
+                self._files.write_record(changed)
             with self._memory:
                 # Once more, on what a usage count may have made of the record meanwhile.
                 changed = self._edited(prompt_id, edit)
@@ -327,12 +302,12 @@ class GistStore:
         except BaseException as error:
             self._resynchronise(record)
             if isinstance(error, OSError):
-                raise self._unwritable(error) from error
+                raise self._files.unwritable(error) from error
             raise
 
     def _resynchronise(self, record: PromptRecord) -> None:
         try:
-            found = PromptRecord.from_bytes(self._record_path(record.id).read_bytes())
+            found = self._files.read_record(record.id)
         except FileNotFoundError:
             self._forget(record.id)
         except (OSError, PromptRecordError) as error:
@@ -347,116 +322,8 @@ class GistStore:
         with self._memory:
             if self._index.uses_cache(cache_hash):
                 return
-        try:
-            self._cache_path(cache_hash).unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("cannot remove the unused cache %s: %s", cache_hash, error)
-
-    def _read_cache(self, record: PromptRecord, device: torch.device | str) -> GistCache:
-        path = self._cache_path(record.cache_hash)
-        cache = GistCache.load(path, device=device)
-        _check_content_hash(path, cache.content_hash)
-        return cache
-
-    def _record_path(self, prompt_id: str) -> Path:
-        return self._records_directory / f"{prompt_id}.json"
-
-    def _cache_path(self, cache_hash: str) -> Path:
-        return self._caches_directory / f"{cache_hash}.safetensors"
-
-    def _unwritable(self, error: OSError) -> StoreUnwritableError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space" if full else "make it readable and writable"
-        return StoreUnwritableError(
-            f"the store {self.directory} cannot be used ({error}); {remedy}, "
-            "or choose another directory with --store"
-        )
-
-    def _create_directories(self) -> None:
-        for directory in (self._records_directory, self._caches_directory, self._quarantine):
-            directory.mkdir(parents=True, exist_ok=True)
-            probe = directory / f".probe{TEMPORARY_SUFFIX}"
-            write_atomic(probe, [], durable=False)
-            probe.unlink()
-        sync_directory(self.directory)
-
-    def _open(self) -> None:
-        for directory in (self._records_directory, self._caches_directory):
-            for path in directory.glob(f".*{TEMPORARY_SUFFIX}"):
-                path.unlink()
-        for path in sorted(self._records_directory.glob("*.json")):
-            self._open_record(path)
-        # A record that cannot be read may name any of the caches that now seem unused.
-        keep_unused = bool(self.quarantined)
-        self._check_caches()
-        for path in sorted(self._caches_directory.iterdir()):
-            match = _CACHE_FILE.fullmatch(path.name)
-            if match is None or self._index.uses_cache(match[1]):
-                continue
-            if keep_unused:
-                self._move_to_quarantine(path, "no readable record uses it")
-            else:
-                logger.info("removing %s, which no record uses", path)
-                path.unlink()
-
-    def _open_record(self, path: Path) -> None:
-        try:
-            record = PromptRecord.from_bytes(path.read_bytes())
-            if record.id != path.stem:
-                raise PromptRecordError(f"prompt record holds the prompt {record.id}")
-            self._index.add(record)
-        except (OSError, PromptRecordError, PromptNameTakenError) as error:
-            _raise_if_transient(error)
-            self._move_to_quarantine(path, str(error))
-
-    def _check_caches(self) -> None:
-        for cache_hash in {record.cache_hash for record in self._index}:
-            path = self._cache_path(cache_hash)
-            try:
-                if self._verify_content:
-                    _check_content_hash(path, GistCache.load(path).content_hash)
-                else:
-                    _check_content_hash(path, read_manifest(path)[1])
-            except (OSError, GistCacheError) as error:
-                _raise_if_transient(error)
-                self._quarantine_cache(cache_hash, _reason(error))
-
-    def _quarantine_cache(self, cache_hash: str, reason: str) -> None:
-        """Set a broken cache aside with every record that uses it."""
-        with self._memory:
-            ids = [record.id for record in self._index if record.cache_hash == cache_hash]
-        for prompt_id in ids:
-            self._move_to_quarantine(self._record_path(prompt_id), f"its cache: {reason}")
-            self._forget(prompt_id)
-        self._move_to_quarantine(self._cache_path(cache_hash), reason)
-
-    def _move_to_quarantine(self, path: Path, reason: str) -> None:
-        if not path.exists():
-            return
-        target = self._quarantine / path.name
-        number = 1
-        while target.exists():
-            number += 1
-            target = self._quarantine / f"{path.name}.{number}"
-        path.replace(target)
-        self.quarantined.append((target, reason))
-        logger.warning("moved %s to %s: %s", path, target, reason)
+        self._files.remove_cache(cache_hash)
 
 
 def _age(record: PromptRecord) -> tuple[int, str]:
     return record.created_at, record.id
-
-
-def _reason(error: Exception) -> str:
-    return "the file is missing" if isinstance(error, FileNotFoundError) else str(error)
-
-
-def _raise_if_transient(error: Exception) -> None:
-    """A file that cannot be read for want of memory or handles is not a broken file."""
-    if isinstance(error, OSError) and error.errno in _TRANSIENT:
-        raise error
-
-
-def _check_content_hash(path: Path, content_hash: str) -> None:
-    if path.stem != content_hash:
-        raise GistCacheError(f"{path} holds the cache {content_hash}", field="content_hash")

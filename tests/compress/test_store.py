@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from gistserve.compress import atomic
-from gistserve.compress.cache import GistCache, hash_tokens
+from gistserve.compress.cache import hash_tokens
 from gistserve.compress.errors import (
     GistCacheError,
     GistStoreError,
@@ -21,41 +21,9 @@ from gistserve.compress.errors import (
     StoreLockedError,
     StoreUnwritableError,
 )
-from gistserve.compress.store import GistStore, PromptRecord, new_prompt_id
+from gistserve.compress.store import GistStore, PromptRecord
 
-FINGERPRINT = "model-a"
-
-
-def cache_of(token_ids: list[int], *, seed: int = 0) -> GistCache:
-    """A small gist cache; `seed` stands for what the model made of the prompt."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = [torch.randn(3, 1, 2, generator=generator) for _ in range(2)]
-    return GistCache.build(
-        method="gist",
-        keys=tensors[:1],
-        values=tensors[1:],
-        prompt_token_ids=token_ids,
-        model_fingerprint=FINGERPRINT,
-        sink_tokens=1,
-        gist_tokens=2,
-    )
-
-
-def record_of(token_ids: list[int], **changes) -> PromptRecord:
-    fields = {
-        "id": new_prompt_id(),
-        "model": "tiny",
-        "text": "some text",
-        "method": "gist",
-        "gist_tokens": 2,
-        "created_at": 1_700_000_000,
-        "prompt_token_ids": token_ids,
-    }
-    return PromptRecord(**{**fields, **changes})
-
-
-def files(directory: Path, folder: str) -> list[str]:
-    return sorted(path.name for path in (directory / folder).iterdir())
+from .store_samples import FINGERPRINT, cache_of, files, record_of
 
 
 @pytest.fixture
