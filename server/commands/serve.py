@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from ... import __version__
 from .address import AddressError, bind
 from .model_source import embedded_source, parse_source
 from .sizes import parse_size
-from .terminal import fail
+from .terminal import err, fail
 
 
 class Device(StrEnum):
@@ -81,6 +82,7 @@ def serve(
     except (ValueError, AddressError) as error:
         fail(str(error), code=2)
     # Only now torch and the web framework are imported: they take seconds.
+    err.print(f"starting gistserve {__version__}", style="dim", highlight=False)
     from .serving import ServeOptions, run
 
     run(

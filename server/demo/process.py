@@ -122,6 +122,8 @@ class ServerProcess:
             found = _URL.search(self._log.read_text(encoding="utf-8", errors="replace"))
             self.url = found[0] if found else ""
         try:
-            return bool(self.url) and httpx.get(f"{self.url}/health", timeout=_READ_SECONDS).is_success
+            return (
+                bool(self.url) and httpx.get(f"{self.url}/health", timeout=_READ_SECONDS).is_success
+            )
         except httpx.TransportError:
             return False

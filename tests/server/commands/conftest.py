@@ -5,9 +5,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ...chat_model import save_chat_model
 
 
 @dataclass
@@ -81,3 +84,9 @@ def prompt() -> dict[str, Any]:
         "usage": {"requests": 3, "tokens_saved": 1209, "last_used_at": None},
         "metadata": {},
     }
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random chat model with a gist adapter of 4 gist tokens."""
+    return save_chat_model(tmp_path_factory.mktemp("models") / "tiny")
