@@ -53,7 +53,7 @@ class GistAdapter(nn.Module):
             )
         self.config = config
         self.gist_embeddings = nn.Parameter(gist_embeddings)
-        self.loras = nn.ModuleList(loras)
+        self.loras = nn.ModuleList(sorted(loras, key=lambda lora: lora.site))
         self.peft_config = peft_config
         self._bound: tuple[weakref.ref[nn.Module], list[Site]] | None = None
         self._active = False
@@ -102,6 +102,27 @@ class GistAdapter(nn.Module):
         self.config.save(directory)
         (directory / CARD_NAME).write_text(model_card(self.config), encoding="utf-8")
         return directory
+
+    def copy_values(self, other: "GistAdapter") -> None:
+        """Take over the parameters of an adapter of the same shape; GistAdapterError if it is not.
+
+        The parameters stay the same objects, so an optimizer keeps hold of them.
+        """
+        ours, theirs = self._shapes(), other._shapes()
+        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        if differing:
+            name = differing[0]
+            raise GistAdapterError(
+                f"the adapters differ in {name}: {theirs.get(name)} instead of {ours.get(name)}"
+            )
+        self.load_state_dict(other.state_dict())
+
+    def _shapes(self) -> dict[str, list[list[int]]]:
+        shapes = {"gist_embeddings": [list(self.gist_embeddings.shape)]}
+        for lora in self.loras:
+            assert isinstance(lora, Lora)
+            shapes[lora.site] = [list(lora.a.shape), list(lora.b.shape)]
+        return shapes
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -71,6 +71,21 @@ def test_round_trip_and_base_untouched(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.pt"))
 
 
+def test_copy_values_goes_by_name(tmp_path: Path) -> None:
+    model, adapter = make()
+    fresh = GistAdapter.create(model, adapter.config)
+    parameters = list(fresh.parameters())
+    fresh.copy_values(GistAdapter.load(adapter.save(tmp_path)))
+    with adapter.applied(model):
+        ours = model(IDS).logits
+    with fresh.applied(model):
+        assert torch.equal(model(IDS).logits, ours)
+    assert all(old is new for old, new in zip(parameters, fresh.parameters(), strict=True))
+    _, other = make(target_modules=["q_proj"])
+    with pytest.raises(GistAdapterError, match="differ in model.layers"):
+        fresh.copy_values(other)
+
+
 def test_hooks_go_when_the_pass_fails() -> None:
     model, adapter = make()
     plain = model(IDS).logits
