@@ -5,13 +5,16 @@ lose the columns before the first; the whole model is trained. The controls: "po
 restriction, in "negative" the rows behind the gists see neither them nor the prompt.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...compress.adapter import GistAdapter
 from ...compress.compressor import check_gist_support
+from ...compress.config import GistConfig
 from .batch import IGNORED
 from .loss import lm_loss
 
@@ -136,6 +139,29 @@ class MaskedGist(nn.Module):
             logits_to_keep=kept,
         ).logits
         return logits[wanted[:, kept]]
+
+    def gist_adapter(self) -> GistAdapter:
+        """What compresses prompts for `self.model`: its own embeddings of the gist tokens, no LoRA.
+
+        Serving it in two passes equals this module's single pass in condition "gist".
+        """
+        config = GistConfig(
+            num_gist_tokens=len(self.gist_ids), sink_tokens=self.sink_tokens, lora_rank=0
+        )
+        adapter = GistAdapter.create(self.model, config)
+        with torch.no_grad():
+            table = self.model.get_input_embeddings().weight
+            adapter.gist_embeddings.copy_(table[self.gist_ids])
+        return adapter
+
+    def save_checkpoint(self, directory: Path) -> None:
+        """Write all that is trained: the model folder."""
+        self.model.save_pretrained(directory)
+
+    def load_checkpoint(self, directory: Path) -> None:
+        """Take over the values that `save_checkpoint` wrote."""
+        saved = type(self.model).from_pretrained(directory, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def _pack(self, prompts: Tensor, lengths: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's prompt, gists and turn without gaps; the columns of gists and turn."""

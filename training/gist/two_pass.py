@@ -1,5 +1,7 @@
 """The default form: a frozen base model, trained through the very passes that serve a gist."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -81,3 +83,15 @@ class TwoPassGist(nn.Module):
             "distill": distill.detach(),
             "tokens": torch.tensor(len(targets)),
         }
+
+    def gist_adapter(self) -> GistAdapter:
+        """What compresses prompts for `self.model`."""
+        return self.adapter
+
+    def save_checkpoint(self, directory: Path) -> None:
+        """Write all that is trained: the adapter folder."""
+        self.adapter.save(directory)
+
+    def load_checkpoint(self, directory: Path) -> None:
+        """Take over the values that `save_checkpoint` wrote."""
+        self.adapter.copy_values(GistAdapter.load(directory))
