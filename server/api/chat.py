@@ -46,7 +46,7 @@ async def create_chat_completion(
     if body.stream:
         events = writer.events(body.include_usage, body.continuous_usage)
         return EventStream(events, on_close=generation.close)
-    return JSONResponse(await until_disconnect(request, writer.whole()))
+    return JSONResponse(await until_disconnect(request, writer.whole(), generation.close))
 
 
 def _prompt_id(body: ChatBody) -> str | None:
@@ -115,12 +115,9 @@ class _Writer:
     async def whole(self) -> dict[str, Any]:
         texts: list[list[str]] = [[] for _ in self.generation.choices]
         logprobs: list[list[Any]] = [[] for _ in self.generation.choices]
-        try:
-            async for piece in self.generation.pieces():
-                texts[piece.choice].append(piece.text)
-                logprobs[piece.choice].append(piece.logprob)
-        finally:
-            self.generation.close()
+        async for piece in self.generation.pieces():
+            texts[piece.choice].append(piece.text)
+            logprobs[piece.choice].append(piece.logprob)
         choices = [
             {
                 "index": choice.index,

@@ -54,7 +54,7 @@ async def create_completion(
     if body.stream:
         events = writer.events(body.include_usage, body.continuous_usage)
         return EventStream(events, on_close=generation.close)
-    return JSONResponse(await until_disconnect(request, writer.whole()))
+    return JSONResponse(await until_disconnect(request, writer.whole(), generation.close))
 
 
 def _refuse_unsupported(body: CompletionBody) -> None:
@@ -81,10 +81,19 @@ async def _prepare(
     if isinstance(prompt, str):
         token_ids = await desk.renderer.text(prompt, special_tokens=entry is None)
     else:
-        token_ids = list(prompt)
+        token_ids = _checked_ids(prompt, desk.model.engine.vocab_size)
     if not token_ids:
         raise bad_value("prompt", "prompt must hold at least one token.")
     return PreparedPrompt(token_ids, entry.pinned if entry else None, continues_text=True)
+
+
+def _checked_ids(token_ids: list[int], vocab_size: int) -> list[int]:
+    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
+    if wrong is not None:
+        raise bad_value(
+            "prompt", f"Token id {wrong} is outside the vocabulary of {vocab_size} tokens."
+        )
+    return token_ids
 
 
 def _token_limit(desk: ModelDesk, body: CompletionBody, prompts: Sequence[PreparedPrompt]) -> int:
@@ -124,13 +133,10 @@ class _Writer:
 
     async def whole(self) -> dict[str, Any]:
         gathered: dict[int, _Tokens] = {}
-        try:
-            async for piece in self.generation.pieces():
-                if piece.choice not in gathered:
-                    gathered[piece.choice] = self._echoed(self.generation.choices[piece.choice])
-                gathered[piece.choice].add(piece)
-        finally:
-            self.generation.close()
+        async for piece in self.generation.pieces():
+            if piece.choice not in gathered:
+                gathered[piece.choice] = self._echoed(self.generation.choices[piece.choice])
+            gathered[piece.choice].add(piece)
         choices = [
             self._choice(choice.index, gathered[choice.index], 0, choice.finish_reason)
             for choice in self.generation.choices

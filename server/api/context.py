@@ -67,8 +67,11 @@ class ApiContext:
         if prompt_id is None:
             model, name = self.models.resolve(model_field)
             entry = self.prompts.named(owner, model, name) if name is not None else None
+            if entry is not None:
+                entry.check_usable()
             return self.desks[model.name], entry
         entry = self.prompts.get(owner, prompt_id)
+        entry.check_usable()
         if model_field is not None:
             model, name = self.models.resolve(model_field)
             if name is not None and self.prompts.named(owner, model, name) is not entry:
@@ -79,10 +82,7 @@ class ApiContext:
                     f"The prompt `{prompt_id}` is bound to model `{entry.record.model}`, not to "
                     f"`{model.name}`.",
                 )
-        desk = self.desks.get(entry.record.model)
-        if desk is None:
-            raise entry.unusable()
-        return desk, entry
+        return self.desks[entry.record.model], entry
 
     def start(
         self,

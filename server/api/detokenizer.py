@@ -64,7 +64,9 @@ class IncrementalDetokenizer:
     def _complete_length(self, text: str) -> int:
         """Characters of `text` that further tokens cannot change."""
         end = len(text)
-        floor = max(end - _MAX_WAITING, self._emitted, 0)
+        # Some decoders write U+FFFD for every byte of a run with one incomplete character.
+        undecided = end if self._waiting <= _MAX_WAITING else _MAX_WAITING
+        floor = max(end - undecided, self._emitted)
         while end > floor and text[end - 1] == _REPLACEMENT:
             end -= 1
         return end

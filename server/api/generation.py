@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..engine.errors import CacheFullError
 from ..engine.pinned import PinnedCache
 from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogprob
 from .admission import Admission
@@ -131,6 +132,9 @@ class Generation:
                 self.model.engine.submit_to(choice.request, self._outputs)
                 self._running.add(choice.request.request_id)
                 self.admission.add()
+        except CacheFullError as error:  # it never fits; waiting would not help
+            self.close()
+            raise ApiError(400, str(error), code="kv_cache_too_small") from error
         except Exception as error:
             self.close()
             raise from_engine(error, self.model.max_model_len) from error

@@ -10,7 +10,7 @@ from typing import Any
 from ...compress.cache import Method
 from ...compress.record import PromptRecord
 from ..engine.pinned import PinnedCache
-from .errors import ApiError, bad_value, prompt_not_found
+from .errors import bad_value, prompt_not_found
 
 
 @dataclass(slots=True, eq=False)
@@ -43,14 +43,11 @@ class PromptEntry:
         if self.deleted:
             raise prompt_not_found(self.record.id)
         if self.pinned is None:
-            raise self.unusable()
-
-    def unusable(self) -> ApiError:
-        return bad_value(
-            "prompt_id",
-            f"The prompt `{self.record.id}` cannot be used: {self.error} Register it again.",
-            "prompt_failed",
-        )
+            raise bad_value(
+                "prompt_id",
+                f"The prompt `{self.record.id}` cannot be used: {self.error} Register it again.",
+                "prompt_failed",
+            )
 
     def chat_messages(self) -> list[dict[str, Any]]:
         """The registered messages; ApiError (400) for a prompt registered as text."""

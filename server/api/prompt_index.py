@@ -47,9 +47,12 @@ class PromptIndex:
     def remove(self, entry: PromptEntry) -> None:
         record = entry.record
         del self._by_id[record.id]
-        self._by_identity.pop(entry.identity, None)
-        if record.name:
-            self._by_name.pop((record.owner, record.model, record.name), None)
+        # An expired prompt may have a successor under its identity and name.
+        if self._by_identity.get(entry.identity) is entry:
+            del self._by_identity[entry.identity]
+        name = (record.owner, record.model, record.name or "")
+        if self._by_name.get(name) is entry:
+            del self._by_name[name]
         if record.messages is not None:
             self._forget_messages(entry, _content(record.messages))
 

@@ -219,7 +219,7 @@ class PromptRegistry:
             prompt_token_ids=token_ids,
         )
         record, pinned = await self._caches.make(record)
-        if failed is not None:
+        if failed is not None and not failed.deleted:
             failed.deleted = True
             self._index.remove(failed)
         entry = PromptEntry(record, pinned)

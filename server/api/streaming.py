@@ -72,8 +72,10 @@ class EventStream(Response):
         yield DONE
 
 
-async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits `work`, but cancels it when the client goes away.
+async def until_disconnect(
+    request: Request, work: Coroutine[Any, Any, T], on_close: Callable[[], None]
+) -> T:
+    """Awaits `work`, but cancels it when the client goes away; `on_close` runs in every case.
 
     Raises:
         ApiError: 499 if the client went away (nobody is left to read it).
@@ -88,6 +90,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         for future in (task, watcher):
             future.cancel()
+        on_close()
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -198,3 +199,11 @@ def sites(served: ServedModels, tmp_path: Path) -> Sites:
 async def site(sites: Sites) -> AsyncIterator[Site]:
     async with sites.open() as opened:
         yield opened
+
+
+def sse(response: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a finished stream, which must end with [DONE]."""
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
