@@ -53,7 +53,8 @@ class GistAdapter(nn.Module):
             )
         self.config = config
         self.gist_embeddings = nn.Parameter(gist_embeddings)
-        self.loras = nn.ModuleList(sorted(loras, key=lambda lora: lora.site))
+        in_order: list[Lora] = sorted(loras, key=lambda lora: lora.site)
+        self.loras = nn.ModuleList(in_order)
         self.peft_config = peft_config
         self._bound: tuple[weakref.ref[nn.Module], list[Site]] | None = None
         self._active = False

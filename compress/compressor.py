@@ -203,9 +203,12 @@ def run_decoder(
         past_key_values=cache,
         use_cache=True,
     )
-    for index, layer in enumerate(cache.layers):
-        if layer.keys is None or layer.keys.shape[2] != expected:
-            raise GistAdapterError(f"layer {index} of {type(model).__name__} did not cache its KV")
+    cached = [layer.keys is not None and layer.keys.shape[2] == expected for layer in cache.layers]
+    if len(cached) != model.config.get_text_config().num_hidden_layers or not all(cached):
+        raise GistAdapterError(
+            f"{type(model).__name__} did not cache the keys and values of every layer: its prompts "
+            "cannot be compressed"
+        )
 
 
 def check_gist_support(model: PreTrainedModel) -> None:
@@ -222,14 +225,18 @@ def check_gist_support(model: PreTrainedModel) -> None:
         )
     kinds = set(getattr(config, "layer_types", None) or [])
     window = getattr(config, "sliding_window", None)
+    limit = getattr(config, "max_position_embeddings", None)
     windowed = "sliding_attention" in kinds if kinds else window is not None
-    if windowed and window is not None and window >= config.max_position_embeddings:
-        windowed = False  # never reached
-        kinds.discard("sliding_attention")
-    if windowed:
+    ever_reached = window is None or limit is None or window < limit
+    if windowed and ever_reached:
         raise GistAdapterError(
             f"{type(model).__name__} has sliding-window layers (window {window}), in which gist "
             "tokens would be counted as slots instead of positions: use compression 'prefix'"
+        )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise GistAdapterError(
+            f"{type(model).__name__} shares keys and values between layers, which a gist cache "
+            "cannot hold"
         )
     if kinds - {"full_attention", "sliding_attention"}:
         raise GistAdapterError(

@@ -61,7 +61,7 @@ class Lora(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The update for inputs x [..., in], shape [..., out], in the LoRA's own dtype."""
         x = x.to(self.a.dtype)
-        return nn.functional.linear(nn.functional.linear(x, self.a), self.b) * self.scale
+        return nn.functional.linear(nn.functional.linear(x, self.a) * self.scale, self.b)
 
 
 @dataclass(frozen=True)

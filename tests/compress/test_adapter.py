@@ -82,7 +82,7 @@ def test_copy_values_goes_by_name(tmp_path: Path) -> None:
         assert torch.equal(model(IDS).logits, ours)
     assert all(old is new for old, new in zip(parameters, fresh.parameters(), strict=True))
     _, other = make(target_modules=["q_proj"])
-    with pytest.raises(GistAdapterError, match="differ in model.layers"):
+    with pytest.raises(GistAdapterError, match=r"differ in model\.layers"):
         fresh.copy_values(other)
 
 

@@ -8,6 +8,7 @@ from gistserve.compress.config import GistAdapterError, GistConfig
 from transformers import DynamicCache
 
 from ..families import WINDOWED
+from ..families import tiny_model as any_tiny_model
 from .tiny_models import FAMILIES, randomise, tiny_model, windowed_model
 
 PROMPT = [3, 17, 9, 41, 22, 8, 30, 5, 11, 60, 2]
@@ -107,6 +108,25 @@ def test_sliding_windows_are_refused(family: str) -> None:
     with pytest.raises(GistAdapterError, match=r"sliding-window.*prefix"):
         check_gist_support(model)
     assert GistCompressor(model, None).compress(PROMPT, "prefix").slots == len(PROMPT)
+
+
+def test_windows_that_no_position_reaches_do_no_harm() -> None:
+    model = any_tiny_model("mistral", sliding_window=256)
+    check_gist_support(model)
+    model.config.max_position_embeddings = 257
+    with pytest.raises(GistAdapterError, match="window 256"):
+        check_gist_support(model)
+
+
+def test_layers_that_keep_no_plain_cache_are_refused() -> None:
+    model = tiny_model("llama")
+    model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    with pytest.raises(GistAdapterError, match="linear_attention"):
+        check_gist_support(model)
+    model = tiny_model("llama")
+    model.config.num_kv_shared_layers = 1
+    with pytest.raises(GistAdapterError, match="shares keys and values"):
+        check_gist_support(model)
 
 
 def test_bad_prompts_and_states_are_refused() -> None:
