@@ -296,13 +296,15 @@ def test_a_directory_that_cannot_be_made_is_refused_with_a_remedy(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-@pytest.mark.parametrize("folder", [".", "records", "caches"])
+@pytest.mark.parametrize("folder", ["records", "caches", "quarantine"])
 def test_a_directory_without_permission_is_refused(tmp_path, folder):
     GistStore(tmp_path).close()
     (tmp_path / folder).chmod(0o500)
     try:
         with pytest.raises(StoreUnwritableError, match=r"Permission denied.*writable"):
             GistStore(tmp_path)
+        with pytest.raises(StoreUnwritableError, match=r"Permission denied.*--store"):
+            GistStore(tmp_path / folder / "new")
     finally:
         (tmp_path / folder).chmod(0o700)
 
