@@ -127,5 +127,5 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, HfHubHTTPError):
             return str(cause).splitlines()[0]
         cause = cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
