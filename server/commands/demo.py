@@ -1,16 +1,13 @@
 """`gistserve demo`: the whole job on the embedded model, measured."""
 
 import json
-import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .signals import terminate_as_interrupt
 from .terminal import err, fail, out
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ def demo(
 
     example = load_example()
     try:
-        with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="gistserve-") as folder:
+        with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="gistserve-") as folder:
             prompts, results = _run(example, Path(folder), model)
     except KeyboardInterrupt:
         fail("stopped; the servers have ended.", code=130)
@@ -54,22 +51,6 @@ def demo(
         typer.echo(json.dumps({"prompts": prompts, "arms": arms}, indent=2))
     else:
         _report(example, prompts, results)
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that no server is left behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    names = [signal.SIGTERM, signal.SIGHUP]
-    before = [signal.signal(name, interrupt) for name in names]
-    try:
-        yield
-    finally:
-        for name, handler in zip(names, before, strict=True):
-            signal.signal(name, handler)
 
 
 def _run(

@@ -78,7 +78,10 @@ def list_prompts(
     if as_json:
         typer.echo(json.dumps(prompts, indent=2))
         return
-    table = Table("id", "name", "model", "method", "tokens", "slots", "bytes", "expires", "used")
+    table = Table(box=None)
+    table.add_column("id", no_wrap=True)
+    for column in ("name", "model", "method", "tokens", "slots", "bytes", "expires", "used"):
+        table.add_column(column, overflow="fold")
     for prompt in prompts:
         made = prompt["compression"]
         table.add_row(

@@ -4,7 +4,7 @@ import json
 import shlex
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ..engine.errors import EngineError
 from .address import url_of
 from .model_loading import load_served_models
 from .model_source import ModelSource
+from .signals import terminate_as_interrupt
 from .terminal import err, fail, out
 
 
@@ -60,6 +61,7 @@ def run(options: ServeOptions, listener: socket.socket) -> None:
     """
     with ExitStack() as stack:
         stack.enter_context(listener)
+        stack.enter_context(terminate_as_interrupt())
         try:
             settings = ServerSettings(
                 api_keys=() if options.api_key is None else (options.api_key,)
@@ -79,7 +81,9 @@ def run(options: ServeOptions, listener: socket.socket) -> None:
         except (EngineError, GistError, OSError, ValueError) as error:
             fail(str(error))
         _announce(models, url_of(listener), options.api_key is not None)
-        run_server(app, listener)
+        # Once all is stopped, uvicorn raises the signal that stopped it again.
+        with suppress(KeyboardInterrupt):
+            run_server(app, listener)
 
 
 def _report(step: str) -> None:
