@@ -30,11 +30,25 @@ def gist(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
     ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Begin a new run with this gist adapter's values."
+        ),
+    ] = None,
 ) -> None:
     """Train a gist adapter for a causal language model."""
+    from ..compress.errors import GistError
+    from .config import ConfigError
     from .gist import train_gist
+    from .gist.data import DataError
 
-    train_gist(config, resume=resume)
+    try:
+        folder = train_gist(config, resume=resume, start_from=start_from)
+    except (ConfigError, DataError, GistError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"Wrote {folder}")
 
 
 @app.command()

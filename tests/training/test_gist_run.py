@@ -3,17 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gistserve.compress.adapter import GistAdapter
 from gistserve.compress.fingerprint import model_fingerprint
+from gistserve.training.cli import app
 from gistserve.training.config import ConfigError
 from gistserve.training.gist import train_gist
 from gistserve.training.gist.config import GistTrainingConfig
 from gistserve.training.gist.data import Limits, load_examples
 from gistserve.training.gist.evaluation import evaluate_gist
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from .tiny_run import colour_records, make_model_folder, write_data
 
@@ -194,11 +197,32 @@ def test_bad_settings_are_named(folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="nothing-here"):
         run(model=str(tmp_path / "nothing-here"))
-    with pytest.raises(ValueError, match="gradient_checkpointing"):
+    with pytest.raises(ConfigError, match="gradient_checkpointing"):
         run(trainer={"gradient_checkpointing": True})
-    with pytest.raises(ValueError, match="no_such_setting"):
+    with pytest.raises(ConfigError, match="no_such_setting"):
         run(trainer={"no_such_setting": True})
     with pytest.raises(ConfigError, match="sink_tokens is 9"):
         run(sink_tokens=9)
     with pytest.raises(ConfigError, match="form masked"):
         train_gist(settings(folder, tmp_path, form="masked"), start_from=tmp_path)
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(folder: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["gist", *arguments])
+
+    path = tmp_path / "gist.yaml"
+    path.write_text(f"model: {folder / 'model'}\ntrain_data: nowhere.jsonl\n")
+    result = run("--config", str(path))
+    assert (result.exit_code, "output_dir is missing" in result.stderr) == (1, True)
+    path.write_text(path.read_text() + f"output_dir: {tmp_path / 'out'}\ntensorboard: false\n")
+    result = run("--config", str(path))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "nowhere.jsonl cannot be read" in result.stderr
+    text = path.read_text().replace("nowhere.jsonl", str(folder / "train.jsonl"))
+    path.write_text(text + "max_steps: 1\nlora_rank: 2\ndevice: cpu\n")
+    result = run("--config", str(path))
+    assert result.exit_code == 0, result.stderr
+    assert GistAdapter.load(tmp_path / "out").config.num_gist_tokens == 8
+    result = run("--config", str(path), "--resume", "--start-from", str(tmp_path / "out"))
+    assert (result.exit_code, "exclude each other" in result.stderr) == (1, True)

@@ -133,6 +133,17 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_bfloat16_autocast_stays_near_full_precision() -> None:
+    model, adapter = make()
+    core = TwoPassGist(model, adapter, lm_weight=1)
+    full = core(**collate(EXAMPLES))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = core(**collate(EXAMPLES))
+    half["loss"].backward()
+    assert float(half["loss"]) == pytest.approx(float(full["loss"]), rel=0.05)
+    assert adapter.gist_embeddings.grad.dtype == torch.float32
+
+
 def test_independent_turns_do_not_see_each_other() -> None:
     model, adapter = make()
     core = TwoPassGist(model, adapter)

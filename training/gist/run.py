@@ -25,7 +25,7 @@ from ...compress.fingerprint import model_fingerprint
 from ..config import ConfigError, load_config
 from .batch import GistExample
 from .config import GistTrainingConfig
-from .data import Limits, load_examples
+from .data import DataError, Limits, load_examples
 from .evaluation import ARMS, Arm
 from .masked import MaskedGist, add_gist_token
 from .trainer import GistMethod, GistTrainer, training_arguments
@@ -56,6 +56,7 @@ def train_gist(
     if not isinstance(config, GistTrainingConfig):
         config = load_config(config, GistTrainingConfig)
     _require_extras(config)
+    _require_files(config)
     output = Path(config.output_dir)
     checkpoint = _checkpoint(config, output, resume, start_from)
     model, tokenizer = _load_model(config)
@@ -87,6 +88,13 @@ def _require_extras(config: GistTrainingConfig) -> None:
             f"training needs {' and '.join(missing)}: pip install 'gistserve[train]'"
             + (" (or set tensorboard: false)" if missing == ["tensorboard"] else "")
         )
+
+
+def _require_files(config: GistTrainingConfig) -> None:
+    """Miss a file now, not after a large model has been loaded."""
+    for path in (config.train_data, config.eval_data):
+        if path is not None and not Path(path).is_file():
+            raise DataError(f"{path} cannot be read: there is no such file")
 
 
 def _checkpoint(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from ..config import ConfigError
 from .batch import GistExample, collate, to_device
 from .config import GistTrainingConfig
 from .evaluation import Arm, evaluate_gist
@@ -142,7 +143,7 @@ class GistTrainer(Trainer):
 
 
 def training_arguments(config: GistTrainingConfig, checkpoints: Path) -> TrainingArguments:
-    """TrainingArguments of a run. ValueError for what `config.trainer` has wrong."""
+    """TrainingArguments of a run. ConfigError for what `config.trainer` has wrong."""
     settings: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "learning_rate": config.peak_learning_rate,
@@ -172,9 +173,9 @@ def training_arguments(config: GistTrainingConfig, checkpoints: Path) -> Trainin
     try:
         args = TrainingArguments(**(settings | config.trainer))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"trainer: {error}") from error
+        raise ConfigError(f"trainer: {error}") from error
     if args.gradient_checkpointing:
-        raise ValueError(
+        raise ConfigError(
             "trainer: gradient_checkpointing drops the key/value cache that gist training reads; "
             "lower batch_size and raise gradient_accumulation_steps instead"
         )
