@@ -291,7 +291,7 @@ class Scheduler:
         self._running[sequence.request_id] = sequence
         sequence.row = self._free_rows.pop()
         self._give(sequence, shared + hits + own)
-        self._count_hits(sequence, len(hits))
+        self._start_after(sequence, len(hits))
         return True
 
     def _prefix_hits(self, sequence: Sequence) -> list[int]:
@@ -302,7 +302,8 @@ class Scheduler:
         usable = sequence.num_full_blocks(len(sequence.token_ids) - 1, size)
         return self.pool.match(sequence.block_hash(i, size) for i in range(usable))
 
-    def _count_hits(self, sequence: Sequence, num_hits: int) -> None:
+    def _start_after(self, sequence: Sequence, num_hits: int) -> None:
+        """Skips the tokens of the first own blocks, which the prefix cache has."""
         size = self.pool.block_size
         num_tokens = num_hits * size - sequence.slot_offset % size if num_hits else 0
         sequence.num_computed_tokens = num_tokens
@@ -340,7 +341,6 @@ class Scheduler:
         self.counters.preemptions += 1
         self._take_blocks(sequence)
         sequence.num_computed_tokens = 0
-        sequence.num_registered_blocks = 0
         if sequence.wants_prompt_logprobs:
             sequence.prompt_logprobs.clear()
         self._waiting[sequence.request_id] = sequence
