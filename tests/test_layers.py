@@ -1,6 +1,9 @@
 """The floors of the house: what each part may import, read from the source."""
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +63,27 @@ def test_the_engine_knows_no_http(path: Path) -> None:
     assert not {name.split(".")[0] for name in modules} & foreign
     above = ("gistserve.server.api", "gistserve.server.commands", "gistserve.server.cli")
     assert not [name for name in modules if name.startswith(above)]
+
+
+DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+EXTRAS = {"training": ["train"], "bench": ["bench"]}
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_every_foreign_import_is_declared(part: str) -> None:
+    """What a part imports is a dependency of the project, or of the extra of that part."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = list(project["dependencies"])
+    for extra in EXTRAS.get(part, []):
+        requirements += project["optional-dependencies"][extra]
+    declared = {re.split(r"[^A-Za-z0-9_.-]", requirement)[0] for requirement in requirements}
+    imported = {
+        name.split(".")[0]
+        for path in (ROOT / part).rglob("*.py")
+        for name in imported_modules(path)
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"gistserve"}
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= declared
 
 
 def test_the_reader_of_imports_resolves_relative_names(tmp_path: Path, monkeypatch) -> None:

@@ -60,4 +60,9 @@ def demo(
     """Train the embedded model from scratch on data that it generates itself."""
     from .demo import train_demo
 
-    train_demo(output, stage=stage.value, seed=seed)
+    try:
+        folder = train_demo(output, stage=stage.value, seed=seed)
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"Wrote {folder}")
