@@ -1,7 +1,7 @@
 """A gist adapter: the trained part that turns a prompt into gist tokens for a frozen model."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -213,8 +213,8 @@ def model_card(config: GistConfig) -> str:
         f"- LoRA: rank {config.lora_rank}, alpha {config.lora_alpha:g}, on {config.target_modules}",
         f"- Settings: `{CONFIG_NAME}`; serve with `gistserve serve --gist-adapter <this folder>`.",
         "",
-        *_table("Training", config.training),
-        *_table("Held-out measures", config.metrics),
+        *_facts(config.training),
+        *_measures(config.metrics),
         "Known failures: verbatim recall of numbers and names, long prompts, prompts unlike the"
         " training data.",
         "",
@@ -222,11 +222,24 @@ def model_card(config: GistConfig) -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, values: dict[str, Any]) -> list[str]:
-    if not values:
+def _facts(training: dict[str, Any]) -> list[str]:
+    if not training:
         return []
-    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
-    return [f"## {title}", "", "| | |", "|---|---|", *rows, ""]
+    return ["## Training", "", "| | |", "|---|---|", *_rows(training.items()), ""]
+
+
+def _measures(metrics: dict[str, dict[str, float]]) -> list[str]:
+    """A table with a row for each measure and a column for each arm."""
+    if not metrics:
+        return []
+    names = dict.fromkeys(name for values in metrics.values() for name in values)
+    rows = ((name, *(values.get(name, "") for values in metrics.values())) for name in names)
+    head = f"| measure | {' | '.join(metrics)} |"
+    return ["## Held-out measures", "", head, "|---" * (len(metrics) + 1) + "|", *_rows(rows), ""]
+
+
+def _rows(rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    return [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
 
 
 def _cell(value: Any) -> str:

@@ -143,6 +143,18 @@ def test_an_unfused_adapter_works_on_the_fused_model(tmp_path: Path) -> None:
     torch.testing.assert_close(model(IDS).logits, ours, atol=1e-5, rtol=1e-5)
 
 
+def test_model_card_shows_facts_and_arms(tmp_path: Path) -> None:
+    _, adapter = make()
+    adapter.config.training = {"data": "a|b.jsonl", "steps": 3}
+    adapter.config.metrics = {"full": {"nll": 1.0}, "gist": {"nll": 1.23456, "kl_mean": 0.5}}
+    adapter.save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| data | a\\|b.jsonl |\n| steps | 3 |" in card
+    table = "| measure | full | gist |\n|---|---|---|\n| nll | 1 | 1.235 |\n| kl_mean |  | 0.5 |"
+    assert table in card
+    assert GistAdapter.load(tmp_path).config == adapter.config
+
+
 def test_adapter_without_lora(tmp_path: Path) -> None:
     model, adapter = make(lora_rank=0)
     loaded = GistAdapter.load(adapter.save(tmp_path))

@@ -70,7 +70,7 @@ def evaluate_gist(
     max_new_tokens: int | None = None,
     stop_ids: Sequence[int] | None = None,
     progress: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> dict[Arm, dict[str, float]]:
     """Measures of each arm over all turns of `examples`, each turn on its own.
 
     `batch_size` counts prompts. Keys of an arm: `nll` (nats a token), `kl_mean`, `kl_p95`,

@@ -235,7 +235,7 @@ def _write_run_config(config: GistTrainingConfig, output: Path) -> None:
 
 def _final_report(
     trainer: GistTrainer, config: GistTrainingConfig, held_out: list[GistExample] | None
-) -> dict[str, dict[str, float]]:
+) -> dict[Arm, dict[str, float]]:
     if not held_out:
         return {}
     arms: tuple[Arm, ...] = ARMS if config.condition == "gist" else ("full", "none")
@@ -250,7 +250,7 @@ def _training_facts(
         "data": data.name,
         "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
         "examples": len(train),
-        "turns": sum(len(example.turns) for example in train),
+        "answers": sum(len(example.turns) for example in train),
         "steps": steps,
         "mean_loss": loss,
     }
@@ -268,13 +268,11 @@ def _write_artifact(
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
     facts: dict[str, Any],
-    report: dict[str, dict[str, float]],
+    report: dict[Arm, dict[str, float]],
 ) -> None:
     adapter = method.gist_adapter()
     adapter.config.training = facts
-    adapter.config.metrics = {
-        f"{arm} {name}": value for arm, values in report.items() for name, value in values.items()
-    }
+    adapter.config.metrics = {str(arm): values for arm, values in report.items()}
     if isinstance(method, TwoPassGist):
         adapter.save(output)
         return

@@ -19,6 +19,8 @@ from .two_pass import TwoPassGist
 GistMethod = TwoPassGist | MaskedGist
 
 _PARTS = ("lm", "distill")
+_LOGGED_OF_BOUNDS = ("nll", "exact_match", "rouge_l")
+_LOGGED = (*_LOGGED_OF_BOUNDS, "kl_mean", "top1_agreement", "recovered_fraction")
 
 
 class GistTrainer(Trainer):
@@ -93,7 +95,8 @@ class GistTrainer(Trainer):
         report = self.measure(examples, arms)
         metrics = {f"{metric_key_prefix}_loss": self._mean_loss(examples)}
         for arm, values in report.items():
-            metrics |= {f"{metric_key_prefix}_{arm}_{name}": v for name, v in values.items()}
+            names = _LOGGED if arm == "gist" else _LOGGED_OF_BOUNDS
+            metrics |= {f"{metric_key_prefix}_{arm}_{n}": values[n] for n in names if n in values}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args,
@@ -105,7 +108,7 @@ class GistTrainer(Trainer):
 
     def measure(
         self, examples: Sequence[GistExample], arms: Sequence[Arm]
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[Arm, dict[str, float]]:
         """`evaluate_gist` with this run's model, adapter and settings."""
         with self.accelerator.autocast():
             return evaluate_gist(
