@@ -59,6 +59,10 @@ class Renderer:
 
     def _registered_ids(self, messages: Sequence[Message]) -> list[int]:
         registered = self._render_ids(messages, generation_prompt=False)
+        # Some templates write a system text only into the user turn behind it.
+        changed = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}?"}]
+        if self._render_ids(changed, generation_prompt=False) == registered:
+            raise _not_a_prefix(self.model.name)
         followers = ("user", "assistant") if messages[-1]["role"] == "user" else ("user",)
         failure: ApiError | None = None
         for role in followers:

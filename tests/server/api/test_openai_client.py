@@ -1,0 +1,157 @@
+"""The official client, unmodified, against a live server on a loopback port."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import openai
+import pytest
+import uvicorn
+from gistserve.compress.store import GistStore
+from gistserve.server.api.application import create_app
+from gistserve.server.api.served_models import ServedModels
+from gistserve.server.api.settings import ServerSettings
+from gistserve.server.api.uvicorn_server import ApiServer
+
+from .conftest import GIST_MODEL, GIST_TOKENS, MAX_MODEL_LEN
+
+KEY = "sk-test"
+
+
+@dataclass
+class Live:
+    url: str
+    server: ApiServer
+    models: ServedModels
+
+    def client(self, key: str = KEY) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def live(served: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with GistStore(tmp_path_factory.mktemp("store")) as store, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        app = create_app(served, store, ServerSettings(api_keys=(KEY,)))
+        server = ApiServer(uvicorn.Config(app, log_level="warning"), app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            thread.join(0.01)
+            assert thread.is_alive()
+        yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", server, served)
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with live.client() as client:
+        yield client
+
+
+def test_models(client: openai.OpenAI) -> None:
+    cards = {card.id: card for card in client.models.list()}
+    assert cards[GIST_MODEL].model_extra["max_model_len"] == MAX_MODEL_LEN
+    assert client.models.retrieve(GIST_MODEL).id == GIST_MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+def test_chat_whole_and_streamed(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    request = {"model": GIST_MODEL, "messages": messages, "temperature": 0, "max_tokens": 20}
+    whole = client.chat.completions.create(**request, logprobs=True, top_logprobs=2)
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage.completion_tokens == 20
+    assert len(whole.choices[0].logprobs.content) == 20
+    stream = client.chat.completions.create(
+        **request, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert len(chunks) == 21
+    text = "".join(chunk.choices[0].delta.content for chunk in chunks[:-1])
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
+    request = {"model": GIST_MODEL, "prompt": ["One", "Two"], "temperature": 0, "max_tokens": 5}
+    whole = client.completions.create(**request, echo=True, logprobs=1)
+    assert whole.choices[0].text.startswith("One")
+    assert whole.choices[1].logprobs.tokens[:3] == list("Two")
+    texts = ["", ""]
+    for chunk in client.completions.create(**request, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert [f"One{texts[0]}", f"Two{texts[1]}"] == [choice.text for choice in whole.choices]
+
+
+def test_a_registered_prompt_in_every_way(client: openai.OpenAI) -> None:
+    system = {"role": "system", "content": "You route messages to teams."}
+    prompt = client.post(
+        "/prompts",
+        body={"messages": [system], "name": "router", "compression": "auto"},
+        cast_to=object,
+    )
+    assert prompt["compression"]["gist_tokens"] == GIST_TOKENS
+    request = {
+        "messages": [{"role": "user", "content": "Where is my parcel?"}],
+        "temperature": 0,
+        "max_tokens": 10,
+    }
+    by_name = client.chat.completions.create(model=f"{GIST_MODEL}/router", **request)
+    by_id = client.chat.completions.create(
+        model=GIST_MODEL, **request, extra_body={"prompt_id": prompt["id"]}
+    )
+    by_reference = client.chat.completions.create(
+        model=GIST_MODEL, **request, extra_body={"prompt": {"id": prompt["id"]}}
+    )
+    texts = {c.choices[0].message.content for c in (by_name, by_id, by_reference)}
+    assert len(texts) == 1
+    assert by_name.model_extra["prompt_id"] == prompt["id"]
+    details = by_name.usage.prompt_tokens_details
+    assert details.cached_tokens >= prompt["compression"]["prompt_tokens"]
+    assert details.model_extra["gist_tokens"] == prompt["compression"]["slots"]
+    assert f"{GIST_MODEL}/router" in {card.id for card in client.models.list()}
+    client.delete(f"/prompts/{prompt['id']}", cast_to=object)
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model=f"{GIST_MODEL}/router", **request)
+
+
+def test_errors_are_the_clients_own(live: Live, client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "x" * 1000}]
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 512 tokens"):
+        client.chat.completions.create(model=GIST_MODEL, messages=messages)
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model=GIST_MODEL, messages=messages, temperature=-3)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as empty:
+        client.chat.completions.create(model=GIST_MODEL, messages=[])
+    assert empty.value.param == "messages"
+    with live.client("wrong") as stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
+def test_a_stream_that_is_closed_early_frees_the_engine(live: Live, client: openai.OpenAI) -> None:
+    engine = live.models.get(GIST_MODEL).engine
+    aborted = engine.stats().finished.get("abort", 0)
+    stream = client.chat.completions.create(
+        model=GIST_MODEL,
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=490,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    for _, _chunk in zip(range(3), stream, strict=False):
+        pass
+    stream.close()
+    pause = threading.Event()
+    for _ in range(500):
+        if engine.stats().finished.get("abort", 0) > aborted:
+            break
+        pause.wait(0.01)
+    assert engine.stats().finished.get("abort", 0) == aborted + 1
+    assert engine.stats().num_running == 0
