@@ -3,8 +3,15 @@
 import pytest
 import torch
 from gistserve.compress.adapter import GistAdapter
-from gistserve.compress.compressor import DynamicCacheSession, GistCompressor, check_gist_support
+from gistserve.compress.compressor import (
+    DynamicCacheSession,
+    GistCompressor,
+    _chunks,
+    check_gist_support,
+)
 from gistserve.compress.config import GistAdapterError, GistConfig
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from ..families import WINDOWED
@@ -77,6 +84,16 @@ def test_without_lora_gists_are_the_models_kv_at_their_positions() -> None:
     for layer, states in enumerate(cache.layers):
         kept = states.values[0, :, [0, 1, 11, 12, 13]].transpose(0, 1)
         torch.testing.assert_close(gist.values[layer], kept, atol=1e-5, rtol=1e-5)
+
+
+@given(st.integers(0, 6), st.integers(1, 40), st.one_of(st.none(), st.integers(1, 50)))
+def test_chunks_cover_every_slot_once_and_never_mix(sink: int, rest: int, size: int | None) -> None:
+    chunks = list(_chunks(sink, sink + rest, size))
+    covered = [slot for start, stop, _ in chunks for slot in range(start, stop)]
+    assert covered == list(range(sink + rest))
+    for start, stop, gated in chunks:
+        assert (start >= sink) if gated else (stop <= sink)
+        assert size is None or stop - start <= size
 
 
 def test_adapter_is_off_between_chunks_and_after() -> None:

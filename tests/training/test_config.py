@@ -113,3 +113,18 @@ def test_gist_defaults_follow_the_form() -> None:
     assert (ours.sink, ours.peak_learning_rate) == (1, 5e-4)
     assert (paper.sink, paper.peak_learning_rate) == (0, 2e-5)
     assert from_mapping(GistTrainingConfig, needed | {"sink_tokens": 0}).sink == 0
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "training/gist/recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_valid(path: Path) -> None:
+    config = load_config(path, GistTrainingConfig)
+    if path.stem.startswith("paper"):
+        assert (config.form, config.sink, config.max_steps) == ("masked", 0, 3000)
+        assert config.batch_size * config.gradient_accumulation_steps * 4 == 128
+
+
+def test_there_are_recipes() -> None:
+    assert {path.stem for path in RECIPES} == {"two_pass", "paper_llama_7b"}

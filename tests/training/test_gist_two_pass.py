@@ -10,6 +10,8 @@ from gistserve.training.gist.batch import IGNORED, GistBatch, GistExample, Turn,
 from gistserve.training.gist.forward import PromptCaches, answer_logits, full_prompt
 from gistserve.training.gist.masked import MaskedGist, gist_mask
 from gistserve.training.gist.two_pass import TwoPassGist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ..compress.tiny_models import randomise, tiny_model
 from ..families import VOCAB_SIZE
@@ -167,6 +169,30 @@ def test_gist_mask_row_by_row() -> None:
         assert ["".join(map(str, row)) for row in mask] == expected
     sink = gist_mask(torch.tensor([2]), 1, 1, 5)[0].int().tolist()
     assert ["".join(map(str, row)) for row in sink][3:] == ["10110", "10111"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(0, 1),
+    st.integers(1, 4),
+    st.sampled_from(["gist", "positive", "negative"]),
+)
+def test_gist_mask_is_its_definition(
+    lengths: list[int], gists: int, sink: int, turn: int, condition: str
+) -> None:
+    total = max(lengths) + gists + turn
+    mask = gist_mask(torch.tensor(lengths), gists, sink, total, condition)
+    for row, length in enumerate(lengths):
+        for query in range(total):
+            for column in range(total):
+                allowed = column <= query
+                if query >= length + gists and condition == "gist":
+                    allowed &= column < sink or column >= length
+                if query >= length + gists and condition == "negative":
+                    allowed &= column >= length + gists
+                assert bool(mask[row, query, column]) == allowed
 
 
 def test_weights_that_train_nothing_are_refused() -> None:
