@@ -21,7 +21,8 @@ USER = {"role": "user", "content": "Hi"}
 FOLDING = (
     "{% if messages[0]['role'] == 'system' %}{% set lead = messages[0]['content'] + ' ' %}"
     "{% set turns = messages[1:] %}{% else %}{% set lead = '' %}{% set turns = messages %}"
-    "{% endif %}^{% for m in turns %}[{{ (lead if loop.first else '') + m['content'] }}]{% endfor %}"
+    "{% endif %}^{% for m in turns %}[{{ (lead if loop.first else '') + m['content'] }}]"
+    "{% endfor %}"
 )
 # The number of turns stands in front.
 COUNTING = "{{ messages|length }}:{% for m in messages %}{{ m['content'] }};{% endfor %}"
