@@ -35,47 +35,47 @@ def torch_paged_attention(
     write_pages(key, value, key_cache, value_cache, metadata.slot_mapping)
     segments = metadata.plan(key_cache.shape[1], sliding_window).segments
     explicit = softcap is not None or sinks is not None
-    out = None
+    parts = []
     for segment in segments:
+        queries = query if len(segments) == 1 else query[segment.rows]
         keys, values = _read(segment, key, key_cache), _read(segment, value, value_cache)
-        queries = query[segment.rows]
         if explicit:
             part = _explicit(queries, keys, values, segment, scale, softcap, sinks)
         elif segment.num_queries == 1:
             part = _decode(queries, keys, values, segment, scale)
         else:
             part = _prefill(queries, keys, values, segment, scale)
-        if len(segments) == 1:
-            return part
-        if out is None:
-            out = query.new_empty(*query.shape[:2], value.shape[2])
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    out = query.new_empty(*query.shape[:2], value.shape[2])
+    for segment, part in zip(segments, parts, strict=True):
         out[segment.rows] = part
-    return query.new_empty(*query.shape[:2], value.shape[2]) if out is None else out
+    return out
 
 
 def _read(segment: Segment, new: Tensor, cache: Tensor) -> Tensor:
-    """Keys or values that a segment attends to, ``[n, length, Hkv, D]``; a view where it can be."""
-    heads = cache.shape[2:]
+    """Keys or values that a segment attends to, ``[n, Hkv, length, D]``: a view of the new tokens,
+    of a run of pages, or of a copy of scattered ones."""
+    _, block_size, heads, dim = cache.shape
     if segment.fresh:
-        return new[segment.rows].unsqueeze(0)
+        return new[segment.rows].transpose(0, 1).unsqueeze(0)
+    length, token = segment.length, heads * dim
     if segment.span is not None:
-        return cache.view(1, -1, *heads)[:, segment.span : segment.span + segment.length]
+        shape, strides = (1, heads, length, dim), (0, dim, token, 1)
+        return cache.as_strided(shape, strides, cache.storage_offset() + segment.span * token)
     assert segment.blocks is not None
     pages = cache.index_select(0, segment.blocks)
-    return pages.view(segment.num_seqs, -1, *heads)[:, : segment.length]
+    width = pages.shape[0] // segment.num_seqs * block_size * token
+    return pages.as_strided((segment.num_seqs, heads, length, dim), (width, dim, token, 1))
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scale: float) -> Tensor:
     """One query a sequence: the heads of a KV group become queries, so nothing is repeated."""
     num_seqs, num_heads, head_dim = query.shape
-    grouped = query.view(num_seqs, key.shape[2], -1, head_dim)
-    out = F.scaled_dot_product_attention(
-        grouped,
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=segment.bias(query.dtype),
-        scale=scale,
-    )
+    grouped = query.view(num_seqs, key.shape[1], -1, head_dim)
+    bias = segment.bias(query.dtype)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=bias, scale=scale)
     return out.reshape(num_seqs, num_heads, value.shape[3])
 
 
@@ -83,12 +83,12 @@ def _prefill(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scale:
     bias = segment.bias(query.dtype)
     out = F.scaled_dot_product_attention(
         query.transpose(0, 1).unsqueeze(0),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
+        key,
+        value,
         attn_mask=bias,
         is_causal=bias is None,
         scale=scale,
-        enable_gqa=query.shape[1] != key.shape[2],
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return out[0].transpose(0, 1)
 
@@ -104,9 +104,9 @@ def _explicit(
 ) -> Tensor:
     """Scores in the open, for what ``scaled_dot_product_attention`` has no argument for."""
     num_heads, head_dim = query.shape[1:]
-    seqs, queries, kv_heads = segment.num_seqs, segment.num_queries, key.shape[2]
+    seqs, queries, kv_heads = segment.num_seqs, segment.num_queries, key.shape[1]
     grouped = query.view(seqs, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
-    scores = grouped @ key.permute(0, 2, 3, 1).unsqueeze(2)  # [n, Hkv, G, q, length]
+    scores = grouped @ key.transpose(2, 3).unsqueeze(2)  # [n, Hkv, G, q, length]
     scores = scores.float() * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
@@ -117,7 +117,7 @@ def _explicit(
         sink = sinks.to(scores.dtype).view(1, kv_heads, -1, 1, 1)
         scores = torch.cat([scores, sink.expand(*scores.shape[:-1], 1)], dim=-1)
     weights = scores.softmax(dim=-1)[..., : segment.length].to(value.dtype)
-    out = weights @ value.transpose(1, 2).unsqueeze(2)
+    out = weights @ value.unsqueeze(2)
     return out.permute(0, 3, 1, 2, 4).reshape(seqs * queries, num_heads, value.shape[3])
 
 

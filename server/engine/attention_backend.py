@@ -22,7 +22,7 @@ CONTEXT_KEYWORD = "gistserve_context"
 """The keyword argument of ``forward`` that carries the context."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttentionCall:
     """One layer's request: a packed batch of T tokens and what the layer asks of its attention."""
 
