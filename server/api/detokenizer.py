@@ -1,6 +1,6 @@
 """Text from tokens as they come: no broken characters, nothing after a stop string."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +25,7 @@ class IncrementalDetokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, context: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+        self._decode_ids = _decoder(tokenizer)
         self._window = list(context)
         self._emitted = len(self._decode())
         self._waiting = 0
@@ -53,13 +53,7 @@ class IncrementalDetokenizer:
         self._emitted = max(len(self._decode()) - unshown, 0)
 
     def _decode(self) -> str:
-        if not self._window:
-            return ""
-        text = self._tokenizer.decode(
-            self._window, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
+        return self._decode_ids(self._window) if self._window else ""
 
     def _complete_length(self, text: str) -> int:
         """Characters of `text` that further tokens cannot change."""
@@ -70,6 +64,17 @@ class IncrementalDetokenizer:
         while end > floor and text[end - 1] == _REPLACEMENT:
             end -= 1
         return end
+
+
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
+    """Decodes without special tokens; by the Rust tokenizer itself where there is one, since
+    transformers' wrapper takes longer than the decoding."""
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
+    return lambda ids: str(
+        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
 
 
 class StopStringScanner:

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")
 
+# json.dumps would build an encoder for every event.
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def event(data: dict[str, Any]) -> bytes:
     """One SSE event with a JSON body."""
