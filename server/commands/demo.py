@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .signals import terminate_as_interrupt
+from ..signals import terminate_as_interrupt
 from .terminal import err, fail, out
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _run(
     with _progress() as progress:
         task = progress.add_task("starting two servers", total=None)
         with keeping, plain:
+            keeping.wait_until_ready()
+            plain.wait_until_ready()
             progress.update(task, description="compressing the prompt into gists", completed=0)
             prompts = {"gist": _register(keeping, example, "gist")}
             progress.update(task, description="keeping the prompt's exact prefix cache")
@@ -116,7 +118,7 @@ def _arms(
     uncached = OpenAI(base_url=f"{plain.url}/v1", api_key="none", max_retries=0)
     model = prompts["gist"]["model"]
     arms = []
-    for name, method in (("gist", "gist"), ("full prompt, prefix cache", "prefix")):
+    for name, method in (("gist", "gist"), ("prefix cache", "prefix")):
         made = prompts[method]["compression"]
         arms.append(
             Arm(
@@ -133,7 +135,7 @@ def _arms(
     leading = ({"role": "system", "content": example.prompt},)
     return [
         *arms,
-        Arm("full prompt, no cache", uncached, model, leading=leading),
+        Arm("no cache", uncached, model, leading=leading),
         Arm("no prompt", client, model),
     ]
 
@@ -152,10 +154,10 @@ def _report(
         title=f"{made['prompt_tokens']} prompt tokens in {made['slots']} cache slots: "
         f"{made['ratio']:.1f}x fewer"
     )
-    table.add_column("arm")
-    for column in ("prompt tokens", "cache slots", "cache bytes", "TTFT median", "right"):
-        table.add_column(column, justify="right")
-    table.add_column("answer")
+    table.add_column("arm", no_wrap=True)
+    for column in ("tokens", "slots", "bytes", "TTFT", "right"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("answer", overflow="fold")
     for result in results:
         first = result.answers[0]
         table.add_row(
@@ -169,8 +171,10 @@ def _report(
         )
     out.print(table)
     out.print(
-        "cache: what the server keeps for the prompt between requests. TTFT: time to the first "
-        "token, median over the messages, arms taking turns.",
+        "gist: the prompt as gist tokens. prefix cache: its exact KV cache. no cache: sent and "
+        "computed with every request. tokens: of prompt and message, uncompressed. slots, bytes: "
+        "what the server keeps for the prompt between requests. TTFT: time to the first token, "
+        "median over the messages, arms taking turns.",
         style="dim",
         highlight=False,
     )

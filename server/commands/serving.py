@@ -19,10 +19,10 @@ from ..api.settings import ServerSettings
 from ..api.uvicorn_server import run_server
 from ..engine.config import EngineConfig
 from ..engine.errors import EngineError
+from ..signals import terminate_as_interrupt
 from .address import url_of
 from .model_loading import load_served_models
 from .model_source import ModelSource
-from .signals import terminate_as_interrupt
 from .terminal import err, fail, out
 
 

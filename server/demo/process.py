@@ -12,6 +12,8 @@ from types import TracebackType
 
 import httpx
 
+from ..signals import interrupts_deferred
+
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
 _READ_SECONDS = 5.0
 
@@ -22,6 +24,9 @@ class ServerProcessError(RuntimeError):
 
 class ServerProcess:
     """`gistserve serve` with these arguments, as a context manager that always stops it.
+
+    Entering starts the process without waiting, so that several can start at the same time;
+    `wait_until_ready` follows.
 
     Parameters
     ----------
@@ -49,9 +54,8 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ServerProcess":
-        self.start()
         try:
-            self.wait_until_ready()
+            self.start()
         except BaseException:
             self.stop()
             raise
@@ -73,7 +77,7 @@ class ServerProcess:
             environment["GISTSERVE_API_KEY"] = self._api_key
         command = [sys.executable, "-m", "gistserve.server.cli", "serve"]
         address = ["--host", "127.0.0.1", "--port", "0"]
-        with self._log.open("wb") as output:
+        with self._log.open("wb") as output, interrupts_deferred():
             # A session of its own: Ctrl-C at the terminal reaches the parent, which stops it.
             self._process = subprocess.Popen(
                 [*command, *self._arguments, *address],

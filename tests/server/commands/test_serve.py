@@ -24,6 +24,7 @@ def server(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("server")
     arguments = ["--model", f"org/tiny={chat_model}", "--store", str(folder / "store")]
     with ServerProcess(arguments, folder / "log", api_key="secret") as process:
+        process.wait_until_ready()
         yield process
 
 
@@ -101,12 +102,14 @@ def test_the_server_says_where_it_is_and_how_to_ask(server: ServerProcess) -> No
 def test_a_server_ends_cleanly_and_keeps_its_prompts(chat_model: Path, tmp_path: Path) -> None:
     arguments = ["--model", str(chat_model), "--store", str(tmp_path / "store")]
     with ServerProcess(arguments, tmp_path / "first.log") as first:
+        first.wait_until_ready()
         run(first, "prompts", "register", "--name", "kept", stdin=POLICY)
         second_on_same_store = CliRunner().invoke(app, ["serve", "--port", "0", *arguments])
         assert second_on_same_store.exit_code == 1
         assert str(tmp_path / "store") in " ".join(second_on_same_store.stderr.split())
         assert first.stop() == 0, first.log_tail()
     with ServerProcess(arguments, tmp_path / "second.log") as second:
+        second.wait_until_ready()
         assert "kept" in run(second, "prompts", "list")
         said = run(second, "chat", "--prompt", "kept", "-m", "Hello", "--max-tokens", "4")
         assert len(said.strip()) == 4
@@ -124,23 +127,18 @@ def test_the_demo_measures_every_arm(chat_model: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     arms = {arm["name"]: arm for arm in report["arms"]}
-    assert list(arms) == [
-        "gist",
-        "full prompt, prefix cache",
-        "full prompt, no cache",
-        "no prompt",
-    ]
+    assert list(arms) == ["gist", "prefix cache", "no cache", "no prompt"]
     made = report["prompts"]["gist"]["compression"]
     assert arms["gist"]["slots"] == made["slots"] == 5
-    assert 0 < arms["gist"]["cache_bytes"] < arms["full prompt, prefix cache"]["cache_bytes"]
+    assert 0 < arms["gist"]["cache_bytes"] < arms["prefix cache"]["cache_bytes"]
     for arm in arms.values():
         assert arm["ttft_median"] > 0
         assert all(answer["text"] for answer in arm["answers"])
     # Exact caching changes no answer; without a cache nothing is reused.
-    exact = [answer["text"] for answer in arms["full prompt, prefix cache"]["answers"]]
-    plain = [answer["text"] for answer in arms["full prompt, no cache"]["answers"]]
+    exact = [answer["text"] for answer in arms["prefix cache"]["answers"]]
+    plain = [answer["text"] for answer in arms["no cache"]["answers"]]
     assert exact == plain
-    assert all(a["cached_tokens"] == 0 for a in arms["full prompt, no cache"]["answers"])
+    assert all(a["cached_tokens"] == 0 for a in arms["no cache"]["answers"])
 
 
 def children(pid: int) -> list[int]:
