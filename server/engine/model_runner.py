@@ -43,9 +43,9 @@ class ModelRunner:
         model.set_attn_implementation(ATTENTION_NAME)
         model.eval()
         try:
-            self.max_model_len = _max_model_len(model, config)
             self.layer_specs: list[LayerSpec] = probe_layers(model)
             _check_dtype(config, self.layer_specs)
+            self.max_model_len = _max_model_len(model, config)
             self.pool = KVPool(
                 self.layer_specs, self._num_blocks(config), config.block_size, self.device
             )

@@ -137,3 +137,71 @@ def test_logits_of_chosen_rows_only(model, runner):
         chosen = runner.execute(replace(output, logits_indices=np.array(rows, dtype=np.int64)))
         assert chosen.shape == (len(rows), VOCAB_SIZE)
         assert torch.allclose(chosen, every[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_several_models_run_in_turn(dtype):
+    models = [tiny_model(family).to(dtype) for family in ("llama", "gemma2")]
+    seqs = [sequences([9])[0] for _ in models]
+    expected = [eager_logits(model, seq) for model, seq in zip(models, seqs, strict=True)]
+    runners = [ModelRunner(model, CONFIG) for model in models]
+    for count in (6, 1, 2):
+        for runner, seq in zip(runners, seqs, strict=True):
+            step(runner, [(seq, count)])
+    for seq, logits in zip(seqs, expected, strict=True):
+        error = (torch.stack(seq.logits) - logits).float().norm() / logits.float().norm()
+        assert error < (1e-6 if dtype == torch.float32 else 3e-2)
+
+
+def test_block_copies_come_before_the_step():
+    model = tiny_model("llama")
+    first, second = sequences([10, 10])
+    second.token_ids = first.token_ids
+    expected = eager_logits(model, first)
+    runner = ModelRunner(model, CONFIG)
+    step(runner, [(first, 9)])
+    runner.copy_blocks(list(zip(first.blocks, second.blocks, strict=True)))
+    second.done = 9
+    step(runner, [(second, 1)])
+    assert torch.allclose(second.logits[0], expected[9], atol=1e-5)
+
+
+def test_close_gives_the_model_back():
+    model = tiny_model("gpt2").train()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    runner = ModelRunner(model, CONFIG)
+    with pytest.raises(RuntimeError, match="close the runner"):
+        model(torch.tensor([[5, 6, 7]]))
+    step(runner, [(sequences([5])[0], 5)])
+    runner.close()
+    assert model.training and model.config._attn_implementation == "eager"
+    loss = model(torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss
+    loss.backward()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_pool_sizes():
+    model = tiny_model("deepseek_v3")
+    per_slot = 3 * 4 * (24 + 16) * 4  # layers, heads, key and value size, bytes
+    runner = ModelRunner(model, EngineConfig(kv_cache_memory=10 * 16 * per_slot + 5))
+    assert (runner.bytes_per_slot, runner.num_blocks) == (per_slot, 10)
+    runner.close()
+    with pytest.raises(ValueError, match="kv_cache_memory"):
+        ModelRunner(model, EngineConfig(kv_cache_memory=100))
+    assert model.config._attn_implementation == "eager"
+    runner = ModelRunner(model, EngineConfig(max_num_seqs=3, max_model_len=100))
+    assert runner.num_blocks == 3 * 7  # all that could be used is less than memory allows
+
+
+def test_positions_that_the_model_does_not_have():
+    with pytest.raises(ValueError, match="257.*at most 256"):
+        ModelRunner(tiny_model("llama"), EngineConfig(max_model_len=257))
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    rope["original_max_position_embeddings"] = 64
+    model = tiny_model("llama", rope_parameters=rope)
+    assert ModelRunner(model, EngineConfig(num_blocks=4)).max_model_len == 64
+
+
+def test_cache_of_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="load the model in torch.bfloat16"):
+        ModelRunner(tiny_model("llama"), EngineConfig(num_blocks=4, dtype=torch.bfloat16))
