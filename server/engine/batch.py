@@ -18,31 +18,27 @@ def pack_batch(
 
     Args:
         shares: [S] what each sequence computes.
-        block_table: [rows, blocks] int32; a sequence's blocks stand in its ``row``.
+        block_table: [rows, blocks] int32; a sequence's blocks stand in its ``row``, then zeros.
         block_size: slots in a block.
         copies: (source, destination) blocks.
     """
     rows, starts, counts, num_logits, slot_offsets, position_offsets = _columns(shares)
-    token_ids: list[int] = []
-    for share in shares:
-        tokens = share.sequence.token_ids
-        if share.num_new_tokens == 1:
-            token_ids.append(tokens[share.start])
-        else:
-            token_ids += tokens[share.start : share.start + share.num_new_tokens]
-    query_start_loc = np.zeros(len(shares) + 1, dtype=np.int64)
-    np.cumsum(counts, out=query_start_loc[1:])
     seq_lens = slot_offsets + starts + counts
     max_seq_len = int(seq_lens.max(initial=0))
     table = block_table[rows, : -(-max_seq_len // block_size)]
-    # The blocks beyond a sequence's own are left over from the row's earlier sequences.
-    table = np.where(np.arange(table.shape[1]) * block_size < seq_lens[:, None], table, 0)
-    owner = np.repeat(np.arange(len(shares)), counts)
-    index = starts[owner] + np.arange(len(token_ids)) - query_start_loc[owner]
+    query_start_loc = np.zeros(len(shares) + 1, dtype=np.int64)
+    np.cumsum(counts, out=query_start_loc[1:])
+    num_tokens = int(query_start_loc[-1])
+    owner = np.arange(len(shares))
+    if num_tokens == len(shares):  # decodes only: the token's index is where it starts
+        index = starts
+    else:
+        owner = np.repeat(owner, counts)
+        index = (starts - query_start_loc[:-1])[owner] + np.arange(num_tokens)
     slots = slot_offsets[owner] + index
     return SchedulerOutput(
         sequences=shares,
-        token_ids=np.array(token_ids, dtype=np.int64),
+        token_ids=_token_ids(shares, num_tokens),
         positions=position_offsets[owner] + index,
         slot_mapping=table[owner, slots // block_size].astype(np.int64) * block_size
         + slots % block_size,
@@ -54,6 +50,15 @@ def pack_batch(
         logits_indices=_last_rows(query_start_loc[1:], num_logits),
         block_copies=copies,
     )
+
+
+def _token_ids(shares: list[ScheduledSequence], num_tokens: int) -> NDArray[np.int64]:
+    if num_tokens == len(shares):
+        return np.array([s.sequence.token_ids[s.start] for s in shares], dtype=np.int64)
+    token_ids: list[int] = []
+    for share in shares:
+        token_ids += share.sequence.token_ids[share.start : share.start + share.num_new_tokens]
+    return np.array(token_ids, dtype=np.int64)
 
 
 def _columns(shares: list[ScheduledSequence]) -> NDArray[np.int64]:

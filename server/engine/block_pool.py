@@ -64,7 +64,7 @@ class BlockPool:
         return self._hashes[block_id] is not None
 
     def allocate(self, count: int) -> list[int]:
-        """Takes ``count`` blocks of unknown content, each with one reference.
+        """Takes ``count`` blocks of unknown content, each with one reference; ascending.
 
         Raises:
             CacheFullError: if fewer are free; then none is taken.
@@ -76,6 +76,7 @@ class BlockPool:
             block_id = self._blank.pop() if self._blank else self._evict()
             self._ref_counts[block_id] = 1
             taken.append(block_id)
+        taken.sort()  # what a sequence reads in a row then lies in a row where it can
         return taken
 
     def retain(self, block_ids: Iterable[int]) -> None:

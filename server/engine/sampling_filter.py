@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,35 +17,35 @@ class SamplingFilter:
     """Filters of R rows. Tokens that tie with the last one kept are kept too."""
 
     top_k: Tensor | None
-    """[Rk, 1] int64, for the rows ``top_k_rows``."""
-    top_k_rows: list[int]
+    """[Rk, 1] int64, for the rows ``top_k_rows`` [Rk] int64."""
+    top_k_rows: Tensor
     max_top_k: int
     top_p: Tensor | None
-    """[Rp, 1] float32, for the rows ``top_p_rows``."""
-    top_p_rows: list[int]
+    """[Rp, 1] float32, for the rows ``top_p_rows`` [Rp] int64."""
+    top_p_rows: Tensor
     min_p: Tensor | None
     """[R, 1] float32."""
 
     @classmethod
     def build(cls, params: list[SamplingParams], device: torch.device) -> SamplingFilter | None:
         """The filters of [R] requests; ``None`` if none of them filters."""
-        k_rows = [row for row, p in enumerate(params) if p.top_k > 0]
-        p_rows = [row for row, p in enumerate(params) if p.top_p < 1.0]
-        if not k_rows and not p_rows and not any(p.min_p for p in params):
+        top_k = {row: p.top_k for row, p in enumerate(params) if p.top_k > 0}
+        top_p = {row: p.top_p for row, p in enumerate(params) if p.top_p < 1.0}
+        min_p = [p.min_p for p in params] if any(p.min_p for p in params) else []
+        if not (top_k or top_p or min_p):
             return None
+
+        def column(values: Iterable[float]) -> Tensor | None:
+            found = [[value] for value in values]
+            return torch.tensor(found, device=device) if found else None
+
         return cls(
-            top_k=torch.tensor([[params[r].top_k] for r in k_rows], device=device)
-            if k_rows
-            else None,
-            top_k_rows=k_rows,
-            max_top_k=max((params[r].top_k for r in k_rows), default=0),
-            top_p=torch.tensor([[params[r].top_p] for r in p_rows], device=device)
-            if p_rows
-            else None,
-            top_p_rows=p_rows,
-            min_p=torch.tensor([[p.min_p] for p in params], device=device)
-            if any(p.min_p for p in params)
-            else None,
+            top_k=column(top_k.values()),
+            top_k_rows=torch.tensor(list(top_k), dtype=torch.int64, device=device),
+            max_top_k=max(top_k.values(), default=0),
+            top_p=column(top_p.values()),
+            top_p_rows=torch.tensor(list(top_p), dtype=torch.int64, device=device),
+            min_p=column(min_p),
         )
 
     def apply(self, logits: Tensor) -> Tensor:
@@ -52,14 +54,14 @@ class SamplingFilter:
             kept = logits[self.top_k_rows]
             best = kept.topk(min(self.max_top_k, kept.shape[-1]), dim=-1).values
             floor = best.gather(1, (self.top_k - 1).clamp(max=best.shape[-1] - 1))
-            rows = torch.tensor(self.top_k_rows, device=logits.device)
-            logits = logits.index_copy(0, rows, kept.masked_fill(kept < floor, -torch.inf))
+            logits = logits.index_copy(
+                0, self.top_k_rows, kept.masked_fill(kept < floor, -torch.inf)
+            )
         probs = logits.softmax(dim=-1)
         if self.top_p is not None:
             kept = probs[self.top_p_rows]
-            rows = torch.tensor(self.top_p_rows, device=logits.device)
             floor = _nucleus_floor(kept, self.top_p)
-            probs = probs.index_copy(0, rows, kept.masked_fill(kept < floor, 0.0))
+            probs = probs.index_copy(0, self.top_p_rows, kept.masked_fill(kept < floor, 0.0))
         if self.min_p is not None:
             floor = self.min_p * probs.amax(dim=-1, keepdim=True)
             probs = probs.masked_fill(probs < floor, 0.0)
@@ -71,10 +73,23 @@ def _nucleus_floor(probs: Tensor, top_p: Tensor) -> Tensor:
 
     A nucleus is small: the most likely tokens are tried before everything is sorted.
     """
-    for size in (64, 1024, probs.shape[-1]):
-        best = probs.topk(min(size, probs.shape[-1]), dim=-1).values
+    vocab_size = probs.shape[-1]
+    for size in (64, 1024, vocab_size):
+        if size * 4 > vocab_size:
+            size = vocab_size
+        best = _most_likely(probs, size)
         mass_before = best.cumsum(dim=-1) - best
-        if size >= probs.shape[-1] or bool((mass_before[:, -1:] >= top_p).all()):
+        if size == vocab_size or bool((mass_before[:, -1:] >= top_p).all()):
             break
     inside = (mass_before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
     return best.gather(1, inside - 1)
+
+
+def _most_likely(probs: Tensor, count: int) -> Tensor:
+    """[R, count] the largest of [R, V], best first."""
+    if count < probs.shape[-1]:
+        return probs.topk(count, dim=-1).values
+    if probs.device.type == "cuda":
+        return probs.sort(dim=-1, descending=True).values
+    ascending = np.sort(probs.numpy(), axis=-1)  # several times torch's speed, which sorts indices
+    return torch.from_numpy(ascending[:, ::-1].copy())

@@ -316,7 +316,10 @@ class Scheduler:
     def _give(self, sequence: Sequence, block_ids: list[int]) -> None:
         start = len(sequence.block_ids)
         sequence.block_ids += block_ids
-        self._block_table[sequence.row, start : start + len(block_ids)] = block_ids
+        if len(block_ids) == 1:
+            self._block_table[sequence.row, start] = block_ids[0]
+        else:
+            self._block_table[sequence.row, start : start + len(block_ids)] = block_ids
 
     def _register(self, sequence: Sequence, num_full: int) -> None:
         first = sequence.slot_offset // self.pool.block_size
@@ -359,6 +362,7 @@ class Scheduler:
 
     def _take_blocks(self, sequence: Sequence) -> None:
         self.pool.release(sequence.block_ids)
+        self._block_table[sequence.row, : len(sequence.block_ids)] = 0
         sequence.block_ids = []
         self._free_rows.append(sequence.row)
         sequence.row = -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
 
 from .block_pool import ROOT_HASH, hash_block
 from .request import FinishReason, Request, TokenLogprob
@@ -20,7 +20,6 @@ class Sequence:
         "block_ids",
         "error",
         "finish_reason",
-        "generator",
         "max_output_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -34,6 +33,7 @@ class Sequence:
         "stop_token_id",
         "stop_token_ids",
         "token_ids",
+        "uniforms",
     )
 
     def __init__(
@@ -65,8 +65,8 @@ class Sequence:
         self.row = -1
         """Row of the scheduler's block table while running."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
-        self.generator: torch.Generator | None = None
-        """Belongs to the sampler; for a request with a seed."""
+        self.uniforms: Iterator[float] | None = None
+        """The sampler's: random numbers of a request with a seed."""
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
         self.error: str | None = None
