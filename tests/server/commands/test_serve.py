@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,28 @@ def test_a_prompt_kept_exactly_answers_like_the_full_prompt(server: ServerProces
     )
     assert short.choices[0].message.content == full.choices[0].message.content
     assert short.usage.prompt_tokens == full.usage.prompt_tokens
+
+
+def test_the_readmes_python_example_runs(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = Path(__file__).parents[3] / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    changes = {
+        "http://127.0.0.1:8000": server.url,
+        'api_key="none"': 'api_key="secret"',
+        "timeout=600": 'timeout=600, headers={"Authorization": "Bearer secret"}',
+        "messages=[": "max_tokens=4, messages=[",
+    }
+    for old, new in changes.items():
+        assert old in example
+        example = example.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.txt").write_text(POLICY)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["prompt"]["compression"]["method"] == "gist"
+    run(server, "prompts", "delete", "support")
 
 
 def test_a_wrong_key_is_told(server: ServerProcess) -> None:
