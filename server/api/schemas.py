@@ -6,7 +6,7 @@ not checked twice.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -222,9 +222,5 @@ class CompletionBody(GenerationBody):
         if isinstance(prompt, str):
             return [prompt]
         if isinstance(prompt[0], int):
-            return [cast(list[int], prompt)]
-        return cast(list[str] | list[list[int]], prompt)
-
-    @property
-    def token_limit(self) -> int:
-        return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+            return [prompt]
+        return prompt
