@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,6 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed)
         self._batch: _Batch | None = None
 
-    @torch.inference_mode()
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> SampledTokens:
         """Draws one token for each row.
 
@@ -55,9 +55,14 @@ class Sampler:
         batch = self._batch
         if batch is None or batch.sequences != sequences:
             batch = self._batch = _Batch(sequences, logits.shape[-1], logits.device)
-        raw = logits.float()
+        if batch.takes_best and logits.device.type == "cpu":
+            return SampledTokens(_best_on_cpu(logits), [None] * len(sequences))
+        with torch.inference_mode():
+            return self._sample(logits.float(), batch)
+
+    def _sample(self, raw: Tensor, batch: _Batch) -> SampledTokens:
         adjusted = batch.adjust(raw)
-        best, drawn = most_likely(adjusted)
+        best, drawn = adjusted.max(dim=-1)
         if batch.random_rows is not None:
             drawn = self._draw_random(adjusted, drawn, batch)
         token_ids: list[int] = torch.where(best.isfinite(), drawn, INVALID_TOKEN).tolist()
@@ -84,13 +89,12 @@ class Sampler:
         return uniforms
 
 
-def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Best logit [R] and its token [R] of logits [R, V]; a NaN counts as the best."""
-    if logits.device.type == "cuda":
-        best, tokens = logits.max(dim=-1)
-        return best, tokens
-    tokens = torch.from_numpy(logits.numpy().argmax(axis=-1))  # ten times torch's speed on a CPU
-    return logits.gather(1, tokens[:, None])[:, 0], tokens
+def _best_on_cpu(logits: Tensor) -> list[int]:
+    """Most likely token of each row of [R, V]; numpy finds it ten times faster than torch."""
+    rows = (logits if logits.dtype == torch.float32 else logits.float()).numpy()
+    tokens = rows.argmax(axis=-1)  # of a NaN, if there is one
+    best = rows[np.arange(len(rows)), tokens]
+    return np.where(np.isfinite(best), tokens, INVALID_TOKEN).tolist()
 
 
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -133,6 +137,10 @@ class _Batch:
             if s.request.sampling.min_tokens > s.num_output_tokens and s.stop_token_ids
         ]
         self._logprob_rows = [row for row, p in enumerate(params) if p.logprobs is not None]
+        self.takes_best = not (
+            random or self._logprob_rows or self.counts or self._bias or self._min_tokens
+        )
+        """Whether each row's most likely token is all that is wanted."""
         self._num_top = [params[row].logprobs or 0 for row in self._logprob_rows]
 
     def adjust(self, logits: Tensor) -> Tensor:
