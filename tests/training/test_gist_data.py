@@ -52,7 +52,7 @@ def test_answers_end_with_the_end_token_and_not_behind_it() -> None:
     template = TEMPLATE.replace("<end>\n", "<end> white white ")
     renderer = Renderer(make_tokenizer(template))
     prompt_ids = renderer.prompt("say red")
-    turn = renderer.turn("say red", prompt_ids, "ask", "red")
+    [turn] = renderer.turns("say red", prompt_ids, [("ask", "red")])
     assert text(turn.output_ids) == "red <end>"
 
 

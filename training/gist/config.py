@@ -31,8 +31,12 @@ class GistTrainingConfig:
 
     `model`: name or folder of any causal language model. `train_data`, `eval_data`: JSONL files
     (see data.py). `dtype` is that of the loaded weights, "bfloat16" only for a frozen base; `bf16`
-    computes in bfloat16 (autocast). `batch_size` counts prompts on a device; a prompt brings up
-    to `turns_per_prompt` turns. `warmup` is a share of all steps below 1, else a number of steps.
+    computes in bfloat16 (autocast). `attn_implementation: eager` takes more memory than sdpa, but
+    is faster for short prompts on a CPU, where sdpa's backward pass is slow. `batch_size` counts
+    prompts on a device; a prompt brings up to `turns_per_prompt` turns. `warmup` is a share of all
+    steps below 1, else a number of steps.
+    `optimizer: muon` (two_pass only) orthogonalises the updates of the LoRA's matrices; it needed
+    about half the steps of adamw for the embedded model, at a learning rate of 3e-3.
     `sink_tokens`, `learning_rate` and `lr_scheduler`: null takes the form's default (two_pass: 1,
     5e-4 and cosine; masked: 0, 2e-5 and cosine). `trainer` holds further settings of
     `transformers.TrainingArguments` by name.
@@ -46,6 +50,7 @@ class GistTrainingConfig:
     condition: Condition = "gist"
     base_model_name: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
 
     num_gist_tokens: int = 8
     sink_tokens: int | None = None
@@ -62,6 +67,7 @@ class GistTrainingConfig:
     max_tokens: int | None = None
     skip_too_long: bool = False
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = None
     lr_scheduler: str | None = None
     warmup: float = 0.03
@@ -102,6 +108,8 @@ class GistTrainingConfig:
             raise ValueError("distill_weight and lm_weight are both 0: nothing would be learned")
         if self.form == "two_pass" and self.condition != "gist":
             raise ValueError(f"condition: {self.condition} needs form: masked")
+        if self.form == "masked" and self.optimizer == "muon":
+            raise ValueError("optimizer: muon is for matrices alone: form masked needs adamw")
         if self.form == "masked" and self.dtype != "float32":
             raise ValueError(
                 "form: masked trains the weights themselves, and bfloat16 loses small updates: "

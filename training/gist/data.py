@@ -14,11 +14,12 @@ with the tokenizer's first special tokens in front and its end token behind.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .batch import GistExample, Turn
@@ -52,7 +53,7 @@ class Renderer:
     def prompt(self, prompt: Prompt) -> list[int]:
         """Token ids of the part that is compressed. ValueError where the template refuses it."""
         if self._templated:
-            return self._chat(_messages(prompt))
+            return self._plain([self._chat(_messages(prompt))])[0]
         if not isinstance(prompt, str):
             raise ValueError("the prompt is a list of messages, but there is no chat template")
         ids: list[int] = self._tokenizer(prompt).input_ids
@@ -60,18 +61,31 @@ class Renderer:
             ids = ids[:-1]
         return ids
 
-    def turn(self, prompt: Prompt, prompt_ids: list[int], given: str, output: str) -> Turn:
-        """Token ids of one turn behind `prompt`, whose own ids are `prompt_ids`.
+    def turns(
+        self, prompt: Prompt, prompt_ids: list[int], pairs: Sequence[tuple[str, str]]
+    ) -> list[Turn]:
+        """Token ids of turns (input, output) behind `prompt`, whose own ids are `prompt_ids`.
 
         ValueError where the chat template does not keep the prompt as a prefix.
         """
         if not self._templated:
             end = self._tokenizer.eos_token_id
             tail = [] if end is None else [end]
-            return Turn(self._plain(given), self._plain(output) + tail)
-        question = [*_messages(prompt), {"role": "user", "content": given}]
-        head = self._chat(question, add_generation_prompt=True)
-        whole = self._chat([*question, {"role": "assistant", "content": output}])
+            inputs = self._plain([given for given, _ in pairs])
+            outputs = self._plain([output for _, output in pairs])
+            return [Turn(i, o + tail) for i, o in zip(inputs, outputs, strict=True)]
+        questions = [[*_messages(prompt), {"role": "user", "content": given}] for given, _ in pairs]
+        heads = self._plain([self._chat(q, add_generation_prompt=True) for q in questions])
+        wholes = self._plain(
+            [
+                self._chat([*question, {"role": "assistant", "content": output}])
+                for question, (_, output) in zip(questions, pairs, strict=True)
+            ]
+        )
+        rendered = zip(heads, wholes, strict=True)
+        return [self._templated_turn(prompt_ids, head, whole) for head, whole in rendered]
+
+    def _templated_turn(self, prompt_ids: list[int], head: list[int], whole: list[int]) -> Turn:
         if head[: len(prompt_ids)] != prompt_ids:
             raise ValueError(
                 "the chat template does not render the prompt as a prefix of the conversation "
@@ -92,20 +106,18 @@ class Renderer:
             return ids
         return ids[: len(ids) - ids[::-1].index(end)]
 
-    def _plain(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False).input_ids
         return ids
 
-    def _chat(
-        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False
-    ) -> list[int]:
+    def _chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # templates raise whatever their authors chose
             raise ValueError(f"the chat template refuses the messages: {error}") from error
-        return self._plain(text)
+        return text
 
 
 def load_examples(
@@ -119,7 +131,8 @@ def load_examples(
     renderer = Renderer(tokenizer, use_chat_template)
     gathered: dict[str, GistExample] = {}
     skipped = 0
-    for line, prompt, pairs in _records(Path(path)):
+    records = tqdm(_records(Path(path)), desc=f"reading {Path(path).name}", unit=" lines", delay=2)
+    for line, prompt, pairs in records:
         try:
             key = json.dumps(prompt, sort_keys=True)
             if key not in gathered:
@@ -128,7 +141,7 @@ def load_examples(
                     raise ValueError("the prompt has no tokens")
             else:
                 ids = gathered[key].prompt_ids
-            turns = [renderer.turn(prompt, ids, given, output) for given, output in pairs]
+            turns = renderer.turns(prompt, ids, pairs)
             kept = [turn for turn in turns if _fits(ids, turn, limits)]
         except ValueError as error:
             raise DataError(f"{path}:{line}: {error}") from error

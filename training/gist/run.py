@@ -129,7 +129,9 @@ def _checkpoint(
 def _load_model(config: GistTrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     dtype = getattr(torch, config.dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=dtype, attn_implementation=config.attn_implementation
+        )
         tokenizer = AutoTokenizer.from_pretrained(config.model)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} cannot be loaded: {error}") from error

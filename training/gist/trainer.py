@@ -56,6 +56,17 @@ class GistTrainer(Trainer):
         self._parts = dict.fromkeys(_PARTS, 0.0)
         self._parts_step = 0
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Muon over everything trained if so configured, else the Trainer's own choice."""
+        if self.optimizer is None and self._config.optimizer == "muon":
+            self.optimizer = torch.optim.Muon(
+                [p for p in (model or self._method).parameters() if p.requires_grad],
+                lr=self._config.peak_learning_rate,
+                weight_decay=self._config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        return super().create_optimizer(model)
+
     def compute_loss(
         self,
         model: torch.nn.Module,

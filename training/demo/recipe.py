@@ -1,0 +1,102 @@
+"""The embedded model from nothing: tokenizer, base model, gist adapter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ..gist import train_gist
+from ..gist.config import GistTrainingConfig
+from .base import BaseConfig, BaseTrainer
+from .policy import PolicyMix
+from .policy_file import write_policies
+from .tokenizer import train_tokenizer
+
+STAGES = ("tokenizer", "base", "gist")
+
+TRAIN_POLICIES = 24_000
+EVAL_POLICIES = 64
+TURNS_PER_POLICY = 6
+
+GIST_MIX = PolicyMix(min_rules=3, max_rules=6, max_fillers=8, named_share=0.5)
+
+
+def train_demo(
+    output: Path,
+    *,
+    stage: str = "all",
+    seed: int = 0,
+    base: BaseConfig | None = None,
+    gist: GistTrainingConfig | None = None,
+    policies: int = TRAIN_POLICIES,
+) -> Path:
+    """Run a stage ("tokenizer", "base", "gist", or "all" of them) and return the model's folder.
+
+    A base run that was stopped goes on at its last saved state, and so does a gist run.
+    ``output`` then holds ``model`` (with ``gist_adapter`` in it, as it is shipped), the training
+    states and the gist data. ValueError for an unknown stage or one whose forerunner is missing.
+    """
+    if stage not in (*STAGES, "all"):
+        raise ValueError(f"stage must be one of {', '.join(STAGES)} or all, got {stage!r}")
+    model = output / "model"
+    if stage in ("tokenizer", "all"):
+        train_tokenizer(seed).save_pretrained(model)
+    if stage in ("base", "all"):
+        trainer = BaseTrainer(
+            _tokenizer(model), base or BaseConfig(seed=seed), output / "base_training"
+        )
+        trainer.run().save_pretrained(model)
+    if stage in ("gist", "all"):
+        _train_adapter(output, model, gist or gist_config(output, seed), policies, seed)
+    return model
+
+
+def gist_config(output: Path, seed: int) -> GistTrainingConfig:
+    """The settings the embedded adapter was trained with."""
+    return GistTrainingConfig(
+        model=str(output / "model"),
+        base_model_name="gistserve-demo",
+        train_data=str(output / "gist_data" / "train.jsonl"),
+        eval_data=str(output / "gist_data" / "eval.jsonl"),
+        output_dir=str(output / "gist_training"),
+        num_gist_tokens=12,
+        lora_rank=32,
+        lora_alpha=64.0,
+        distill_weight=1.0,
+        lm_weight=0.5,
+        turns_per_prompt=TURNS_PER_POLICY,
+        learning_rate=2e-3,
+        num_train_epochs=2,
+        batch_size=16,
+        bf16=True,
+        eval_steps=200,
+        save_steps=200,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def _train_adapter(
+    output: Path, model: Path, config: GistTrainingConfig, policies: int, seed: int
+) -> None:
+    if not (model / "model.safetensors").exists():
+        raise ValueError(f"{model} holds no base model: run the stage 'base' first")
+    data = Path(config.train_data).parent
+    if not (data / "train.jsonl").exists():
+        write_policies(
+            data / "train.jsonl", GIST_MIX, f"{seed}/gist/train", policies, TURNS_PER_POLICY
+        )
+        write_policies(data / "eval.jsonl", GIST_MIX, f"{seed}/gist/eval", EVAL_POLICIES, 2)
+    resume = any((Path(config.output_dir) / "checkpoints").glob("checkpoint-*"))
+    adapter = train_gist(config, resume=resume)
+    shipped = model / "gist_adapter"
+    shutil.rmtree(shipped, ignore_errors=True)
+    shutil.copytree(adapter, shipped, ignore=shutil.ignore_patterns("checkpoints", "runs"))
+
+
+def _tokenizer(model: Path) -> PreTrainedTokenizerFast:
+    if not (model / "tokenizer.json").exists():
+        raise ValueError(f"{model} holds no tokenizer: run the stage 'tokenizer' first")
+    return AutoTokenizer.from_pretrained(model)
