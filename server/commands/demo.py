@@ -23,6 +23,7 @@ def demo(
         str | None,
         typer.Option(help="Another model folder with a gist adapter, in place of the embedded."),
     ] = None,
+    messages: Annotated[int | None, typer.Option(min=1, help="How many messages to ask.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Serve the embedded model, compress a long prompt into gists and chat through it.
@@ -34,7 +35,7 @@ def demo(
     from ..demo.example import load_example
     from ..demo.process import ServerProcessError
 
-    example = load_example()
+    example = load_example().shortened(messages)
     try:
         with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="gistserve-") as folder:
             prompts, results = _run(example, Path(folder), model)

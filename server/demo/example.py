@@ -1,7 +1,7 @@
 """The prompt that `gistserve demo` registers, and the messages it is asked about."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 EXAMPLE_FILE = Path(__file__).parent / "example.json"
@@ -17,10 +17,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Example:
-    """A system prompt and the turns that are played under it, each on its own."""
+    """A system prompt and the turns that are played under it, each on its own.
+
+    The first turn only warms the servers up.
+    """
 
     prompt: str
     turns: tuple[Turn, ...]
+
+    def shortened(self, messages: int | None) -> "Example":
+        """The example with at most so many turns that count; None keeps all."""
+        return self if messages is None else replace(self, turns=self.turns[: messages + 1])
 
 
 def load_example(path: Path = EXAMPLE_FILE) -> Example:

@@ -144,11 +144,19 @@ def demo_command(chat_model: Path, *arguments: str) -> list[str]:
 
 
 def test_the_demo_measures_every_arm(chat_model: Path) -> None:
-    done = subprocess.run(
-        demo_command(chat_model, "--json"), capture_output=True, text=True, timeout=240
+    demo = subprocess.Popen(
+        demo_command(chat_model, "--messages", "2", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    try:
+        output, said = demo.communicate(timeout=240)
+    finally:
+        demo.terminate()
+        demo.wait(60)
+    assert demo.returncode == 0, said
+    report = json.loads(output)
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert list(arms) == ["gist", "prefix cache", "no cache", "no prompt"]
     made = report["prompts"]["gist"]["compression"]
@@ -156,6 +164,7 @@ def test_the_demo_measures_every_arm(chat_model: Path) -> None:
     assert 0 < arms["gist"]["cache_bytes"] < arms["prefix cache"]["cache_bytes"]
     for arm in arms.values():
         assert arm["ttft_median"] > 0
+        assert len(arm["answers"]) == 2
         assert all(answer["text"] for answer in arm["answers"])
     # Exact caching changes no answer; without a cache nothing is reused.
     exact = [answer["text"] for answer in arms["prefix cache"]["answers"]]

@@ -77,3 +77,9 @@ def test_the_shipped_example_asks_each_message_once() -> None:
     assert len(set(messages)) == len(messages) >= 8
     assert len(example.prompt.split()) >= 60
     assert all(turn.reply for turn in example.turns)
+
+
+def test_an_example_can_be_shortened() -> None:
+    assert len(EXAMPLE.shortened(2).turns) == 3
+    assert EXAMPLE.shortened(None) is EXAMPLE
+    assert EXAMPLE.shortened(99) == EXAMPLE
