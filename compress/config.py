@@ -22,9 +22,9 @@ class GistConfig:
     A compressed prompt occupies `sink_tokens + num_gist_tokens` slots of the KV cache. The LoRA of
     rank `lora_rank` (0: none, only the gist embeddings are learned) has the scale
     `lora_alpha / lora_rank` and sits on `target_modules`, a list of name endings (`q_proj`,
-    `mlp.down_proj`) or `"all-linear"`: every linear layer but the output head. `training` holds
-    facts of the training run, `metrics` for each arm of the evaluation (full, gist, ...) its
-    measures.
+    `mlp.down_proj`) or `"all-linear"`: every linear layer but the output head and those that run
+    behind the key/value cache. `training` holds facts of the training run, `metrics` for each arm
+    of the evaluation (full, gist, ...) its measures.
     """
 
     num_gist_tokens: int = 8

@@ -33,6 +33,10 @@ _FUSED = {
     "gate_proj": ("gate_up_proj",),
     "up_proj": ("gate_up_proj",),
 }
+# Multi-head latent attention as transformers computes it caches latents, and this layer makes keys
+# and values of all of them, new and cached, in each forward. An update of it would act on the sink
+# and be lost once the adapter is off, whereas a cache that holds keys and values keeps it.
+_BEHIND_CACHE = frozenset({"kv_b_proj"})
 
 
 class Lora(nn.Module):
@@ -99,19 +103,20 @@ def linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def find_sites(model: PreTrainedModel, targets: list[str] | str) -> list[Site]:
-    """Sites that `targets` address: "all-linear", or a list of name endings.
+    """Sites that `targets` address: a list of name endings, or "all-linear".
 
-    Raises GistAdapterError for an ending that addresses nothing.
+    "all-linear" leaves out the output head and the layers that run behind the key/value cache.
+    Raises GistAdapterError for an ending that addresses nothing, or a layer behind the cache.
     """
     linears = linear_modules(model)
     if targets == "all-linear":
-        return [Site(name, module) for name, module in linears.items()]
+        return [Site(n, module) for n, module in linears.items() if not _runs_behind_cache(n)]
     if isinstance(targets, str):
         targets = [targets]
     sites: dict[str, Site] = {}
     for target in targets:
         names = [name for name in linears if name == target or name.endswith("." + target)]
-        found = [Site(name, linears[name]) for name in names] or _fused_sites(
+        found = [site_by_name(model, linears, name) for name in names] or _fused_sites(
             model, linears, target
         )
         if not found:
@@ -125,7 +130,17 @@ def find_sites(model: PreTrainedModel, targets: list[str] | str) -> list[Site]:
 
 
 def site_by_name(model: PreTrainedModel, linears: dict[str, nn.Module], name: str) -> Site:
-    """The site of one full name. Raises GistAdapterError when `model` has no such layer."""
+    """The site of one full name.
+
+    Raises GistAdapterError when `model` has no such layer, or it runs behind the key/value cache.
+    """
+    if name in linears and _runs_behind_cache(name):
+        raise GistAdapterError(
+            f"a gist LoRA cannot address {name!r}: {type(model).__name__} runs that layer behind "
+            "its key/value cache, on the cached states again in every forward, so that the update "
+            "would not stay in the cache but end with the compression; leave it out of "
+            'target_modules ("all-linear" does)'
+        )
     if name in linears:
         return Site(name, linears[name])
     parent, _, part = name.rpartition(".")
@@ -137,6 +152,10 @@ def site_by_name(model: PreTrainedModel, linears: dict[str, nn.Module], name: st
         f"the adapter addresses {name!r}, which {type(model).__name__} does not have: it was made "
         "for another architecture"
     )
+
+
+def _runs_behind_cache(name: str) -> bool:
+    return name.rpartition(".")[2] in _BEHIND_CACHE
 
 
 def _fused_sites(model: PreTrainedModel, linears: dict[str, nn.Module], target: str) -> list[Site]:

@@ -175,6 +175,40 @@ def test_wrong_models_and_targets_are_named() -> None:
         make(target_modules=["nonsense"])
 
 
+def test_layers_behind_the_cache_are_left_out() -> None:
+    """deepseek_v3 expands its cached latents by kv_b_proj again in each forward."""
+    model, adapter = make("deepseek_v3")
+    endings = {lora.site.rsplit(".", 1)[-1] for lora in adapter.loras}
+    assert "kv_a_proj_with_mqa" in endings and "kv_b_proj" not in endings
+    assert "kv_b_proj" not in adapter.peft_config["target_modules"]
+    cache = model(IDS, use_cache=True).past_key_values
+    behind = set()
+
+    def note(module: torch.nn.Linear, args: tuple, output: torch.Tensor) -> None:
+        if args[0].numel() > module.in_features:  # more than the one new token
+            behind.add(module)
+
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for module in linears.values():
+        module.register_forward_hook(note)
+    model(IDS[:, :1], past_key_values=cache)
+    assert behind == {m for n, m in linears.items() if n.endswith("kv_b_proj")} != set()
+
+
+def test_a_target_behind_the_cache_is_refused(tmp_path: Path) -> None:
+    reason = r"kv_b_proj.*behind its key/value cache"
+    for target in ("kv_b_proj", "self_attn.kv_b_proj"):
+        with pytest.raises(GistAdapterError, match=reason):
+            make("deepseek_v3", target_modules=["q_a_proj", target])
+    model, adapter = make("deepseek_v3", target_modules=["q_a_proj"])
+    layer = model.model.layers[0].self_attn.kv_b_proj
+    adapter.loras[0].site = "model.layers.0.self_attn.kv_b_proj"
+    adapter.loras[0].a = torch.nn.Parameter(torch.zeros(4, layer.in_features))
+    adapter.loras[0].b = torch.nn.Parameter(torch.zeros(layer.out_features, 4))
+    with pytest.raises(GistAdapterError, match=reason):
+        GistAdapter.load(adapter.save(tmp_path)).check_model(model)
+
+
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [

@@ -70,6 +70,54 @@ def make_adapter(model: PreTrainedModel, gists: int = 3, sink: int = 2) -> GistA
     return adapter
 
 
+@torch.no_grad()
+def gist_by_hand(model: PreTrainedModel, adapter: GistAdapter, tokens: list[int]) -> GistCache:
+    """Pass 1 as direct forwards: the sink as the base model has it, all else with the adapter."""
+    sink, gists = adapter.config.sink_tokens, adapter.config.num_gist_tokens
+    past = DynamicCache()
+    model(torch.tensor([tokens[:sink]]), past_key_values=past)
+    embeds = model.get_input_embeddings()(torch.tensor([tokens[sink:]]))
+    embeds = torch.cat([embeds, adapter.gist_embeddings[None]], 1)
+    positions = torch.arange(sink, len(tokens) + gists)[None]
+    with adapter.applied(model):
+        model(inputs_embeds=embeds, position_ids=positions, past_key_values=past)
+    kept = [*range(sink), *range(len(tokens), len(tokens) + gists)]
+    return GistCache.build(
+        method="gist",
+        keys=[layer.keys[0, :, kept].transpose(0, 1) for layer in past.layers],
+        values=[layer.values[0, :, kept].transpose(0, 1) for layer in past.layers],
+        prompt_token_ids=tokens,
+        model_fingerprint="",
+        sink_tokens=sink,
+        gist_tokens=gists,
+    )
+
+
+@torch.no_grad()
+def as_engine_keeps(model: PreTrainedModel, cache: GistCache) -> GistCache:
+    """The keys and values behind a `DynamicCache`'s states: latents expanded by the model itself.
+
+    transformers caches latents for deepseek_v3; the engine keeps what attention gets.
+    """
+    attentions = [m for m in model.modules() if hasattr(m, "expand_kv")]
+    if not attentions:
+        return cache
+    pairs = [
+        attention.expand_kv(key.transpose(0, 1)[None], value.transpose(0, 1)[None])
+        for attention, key, value in zip(attentions, cache.keys, cache.values, strict=True)
+    ]
+    manifest = cache.manifest
+    return GistCache.build(
+        method=manifest.method,
+        keys=[key[0].transpose(0, 1) for key, _ in pairs],
+        values=[value[0].transpose(0, 1) for _, value in pairs],
+        prompt_token_ids=prompt(manifest.prompt_tokens, seed=8),
+        model_fingerprint="",
+        sink_tokens=manifest.sink_tokens,
+        gist_tokens=manifest.gist_tokens,
+    )
+
+
 def random_cache(model: PreTrainedModel, slots: int, prompt_tokens: int) -> GistCache:
     """A gist cache of random states; what matters is that all read the same."""
     generator = torch.Generator().manual_seed(slots)

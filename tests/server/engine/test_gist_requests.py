@@ -12,17 +12,17 @@ from .engine_help import (
     GREEDY,
     PROMPTS,
     Driver,
+    as_engine_keeps,
     generate,
     generate_behind,
+    gist_by_hand,
     make_adapter,
     prompt,
     random_cache,
     reference,
 )
 
-# transformers keeps deepseek_v3's latent states in its own caches, the engine keys and values: a
-# cache made by hand from a DynamicCache does not fit there, one that the engine makes does.
-UNWINDOWED = [family for family in FAMILIES if family not in {*WINDOWED, "deepseek_v3"}]
+UNWINDOWED = [family for family in FAMILIES if family not in WINDOWED]
 POLICY = prompt(23, seed=5)
 
 
@@ -36,7 +36,7 @@ def test_gists_mixed_with_ordinary_requests(family):
         for name in ("p3", "p17")
     }
     driver = Driver(model, max_num_batched_tokens=19)
-    pins = {kind: driver.core.pin(cache) for kind, cache in caches.items()}
+    pins = {kind: driver.core.pin(as_engine_keeps(model, c)) for kind, c in caches.items()}
     used = driver.core.scheduler.pool.num_used
     for tag in ("", "-again"):  # the second time with prefix hits behind the pins
         for name, tokens in PROMPTS.items():
@@ -59,19 +59,19 @@ def test_gists_mixed_with_ordinary_requests(family):
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *(
-            (family, m)
-            for family in ("llama", "qwen3", "olmo2", "gpt2")
-            for m in ("gist", "prefix")
-        ),
-        ("deepseek_v3", "prefix"),
+        (family, method)
+        for family in ("llama", "qwen3", "olmo2", "gpt2", "deepseek_v3")
+        for method in ("gist", "prefix")
     ],
 )
 def test_compressed_in_the_engine_and_used_there(family, method):
     """Compression in chunks between the steps of running requests."""
     plain, model = tiny_model(family), tiny_model(family)
     adapter = make_adapter(plain)
-    expected_cache = GistCompressor(plain, adapter).compress(POLICY, method)
+    if method == "gist":
+        expected_cache = gist_by_hand(plain, adapter, POLICY)
+    else:
+        expected_cache = GistCompressor(plain, None).compress(POLICY, method)
     driver = Driver(model, adapter, compress_chunk_size=5)
     driver.add(Request("before", PROMPTS["p34"], GREEDY))
     driver.step()
@@ -83,10 +83,9 @@ def test_compressed_in_the_engine_and_used_there(family, method):
         steps += 1
     assert steps == (6 if method == "gist" else 5)  # the sink's chunk and 24 / 5; 23 / 5
     cache = future.result()
-    if family != "deepseek_v3":
-        states = (*cache.keys, *cache.values)
-        wanted = (*expected_cache.keys, *expected_cache.values)
-        torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
+    wanted = as_engine_keeps(plain, expected_cache)
+    for ours, theirs in ((cache.keys, wanted.keys), (cache.values, wanted.values)):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     pinned = driver.core.pin(cache)
     driver.add(Request("behind", PROMPTS["p17"], GREEDY, pinned))
     driver.run()
@@ -106,4 +105,15 @@ def test_windowed_models_serve_prefix_caches(family):
     driver.add(Request("r", PROMPTS["p17"], GREEDY, driver.core.pin(cache)))
     driver.run()
     assert driver.tokens("r") == generate(plain, POLICY + PROMPTS["p17"])
+    driver.close()
+
+
+def test_latents_of_a_dynamic_cache_are_refused():
+    """What transformers itself caches for deepseek_v3 is not what the engine keeps."""
+    model = tiny_model("deepseek_v3")
+    latents = gist_by_hand(model, make_adapter(model), POLICY)
+    driver = Driver(model)
+    with pytest.raises(ValueError, match=r"key in layer 0 has shape \[5, 1, 16\].*\[5, 4, 24\]"):
+        driver.core.pin(latents)
+    assert driver.core.scheduler.pool.num_used == 0
     driver.close()
