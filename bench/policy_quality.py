@@ -16,10 +16,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
 
+import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..compress.adapter import GistAdapter
 from ..compress.fingerprint import model_fingerprint, with_adapter
@@ -31,6 +33,7 @@ from ..server.engine.pinned import PinnedCache
 from ..server.engine.request import Request, RequestOutput
 from ..server.engine.sampling_params import SamplingParams
 from ..training.demo.policy import Policy, PolicyMix, Turn, chat, sample_policy, sample_turn
+from ..training.demo.policy_file import write_policies
 from ..training.gist.data import Limits, load_examples
 from ..training.gist.evaluation import evaluate_gist
 
@@ -47,8 +50,7 @@ GROUP = 64
 """Policies whose caches are pinned at once."""
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One policy and message as token ids: leading ``policy_ids``, then ``message_ids``."""
 
     policy_ids: list[int]
@@ -89,7 +91,7 @@ class PolicyQuality:
     Raises what loading the model or the adapter raises.
     """
 
-    def __init__(self, model: Path, adapter: Path, *, dtype: str = "float32") -> None:
+    def __init__(self, model: Path, adapter: Path, *, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.tokenizer = load_model(str(model), dtype, "cpu")
         self.adapter = GistAdapter.load(adapter)
         self._folder = model
@@ -101,24 +103,22 @@ class PolicyQuality:
         return {
             "slots": self.adapter.config.slots,
             "splits": splits,
+            "fidelity": self._fidelity(policies, seed),
             "weights_hash_before": before,
             "weights_hash_after": weights_hash(self.model),
         }
 
-    def fidelity(self, policies: int, seed: int, folder: Path) -> dict[str, Any]:
-        """Teacher-forced measures against the full prompt on the main split (``evaluate_gist``)."""
-        from ..training.demo.policy_file import write_policies
-
-        data = folder / "policies.jsonl"
-        write_policies(data, SPLITS["main"], f"{seed}/bench/main", policies, 1)
-        limits = Limits(max_tokens=self._limit(), gist_tokens=self.adapter.config.num_gist_tokens)
-        examples = load_examples(data, self.tokenizer, limits)
+    def _fidelity(self, policies: int, seed: int) -> dict[str, Any]:
+        """Teacher-forced measures against the full prompt on policies of the main split."""
+        limit = int(self.model.config.max_position_embeddings)
+        limits = Limits(max_tokens=limit, gist_tokens=self.adapter.config.num_gist_tokens)
+        with TemporaryDirectory() as folder:
+            data = Path(folder) / "policies.jsonl"
+            write_policies(data, SPLITS["main"], f"{seed}/bench/fidelity", policies, 1)
+            examples = load_examples(data, self.tokenizer, limits)
         return evaluate_gist(
             self.model, self.tokenizer, self.adapter, examples, generate=False, progress=True
         )
-
-    def _limit(self) -> int:
-        return int(self.model.config.max_position_embeddings)
 
     def _split(self, name: str, mix: PolicyMix, policies: int, seed: int) -> dict[str, Any]:
         rng = random.Random(f"{seed}/bench/{name}")
@@ -128,7 +128,7 @@ class PolicyQuality:
             cases.append(make_case(self.tokenizer, policy, sample_turn(rng, policy, mix)))
         slots = self.adapter.config.slots
         lengths = [len(case.policy_ids) for case in cases]
-        scores = {arm: self._arm(arm, cases, f"{name}: {arm}") for arm in ARMS}
+        scores = {arm: self.score(arm, cases, f"{name}: {arm}") for arm in ARMS}
         return {
             "policies": policies,
             "policy_tokens_mean": sum(lengths) / policies,
@@ -139,7 +139,8 @@ class PolicyQuality:
             "arms": {arm: score.to_json() for arm, score in scores.items()},
         }
 
-    def _arm(self, arm: Arm, cases: Sequence[Case], label: str) -> Score:
+    def score(self, arm: Arm, cases: Sequence[Case], label: str = "") -> Score:
+        """Answer every case in one arm, through an engine of its own."""
         adapter = self.adapter
         if arm == "untrained":
             adapter = GistAdapter.create(self.model, self.adapter.config)
@@ -223,8 +224,3 @@ def generate_all(engine: Engine, requests: Sequence[Request]) -> list[list[int]]
     if failures:
         raise RuntimeError(failures[0])
     return list(ids.values())
-
-
-def model_size(model: PreTrainedModel) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())

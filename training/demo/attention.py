@@ -21,9 +21,11 @@ class SharedPrefix:
     """Keys and values of B policies by layer, written by the policy pass, read by the turn pass.
 
     keys, values: layer -> [B, H, P, D]; bias [B, 1, 1, P]: 0 where a policy has a token, else -inf.
+    Layers under ``hidden_below`` do not see the prefix in the turn pass.
     """
 
     bias: Tensor
+    hidden_below: int = 0
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
@@ -54,6 +56,8 @@ def policy_turn_attention(
         prefix.keys[layer], prefix.values[layer] = key, value
         weights = own.softmax(-1, dtype=own.dtype)
         return (weights @ value).transpose(1, 2), None
+    if layer < prefix.hidden_below:
+        return (own.softmax(-1, dtype=own.dtype) @ value).transpose(1, 2), None
     shared_keys, shared_values = prefix.keys[layer], prefix.values[layer]
     rows, length = query.shape[0], query.shape[2]
     policies, width = shared_keys.shape[0], shared_keys.shape[2]

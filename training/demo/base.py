@@ -24,6 +24,7 @@ from .policy import PolicyMix
 log = logging.getLogger(__name__)
 
 STATE_NAME = "training_state.pt"
+LIFT_STEPS = 600
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class BaseConfig:
 
     Muon moves the matrices inside the blocks, AdamW embeddings and norms; the learning rate rises
     over ``warmup_steps`` and falls linearly to zero over the last ``decay_share`` of ``steps``.
+
+    In ``upper_share`` of the steps only the ``upper_layers`` last layers see the policy. A prompt
+    is then looked up in layers that lie above those in which a compressor can gather it: keys and
+    values that stand for several tokens can only exist a few layers up.
     """
 
     seed: int = 0
@@ -68,25 +73,38 @@ class BaseConfig:
     decay_share: float = 0.4
     weight_decay: float = 0.01
     clip: float = 1.0
+    upper_share: float = 0.0
+    upper_layers: int = 3
     save_every: int = 100
     curriculum: tuple[Stage, ...] = field(default=CURRICULUM)
 
 
+def lift_config(seed: int) -> BaseConfig:
+    """Settings of the second run, which starts from the first one's weights."""
+    return BaseConfig(seed=seed + 1, steps=LIFT_STEPS, curriculum=CURRICULUM[-1:], upper_share=0.75)
+
+
 class BaseTrainer:
-    """Trains the embedded model from scratch; ``run`` continues from a saved state if there is one.
+    """Trains the embedded model, from scratch or from ``start_from``.
+
+    ``run`` continues from a saved state if there is one.
 
     The batches are a function of seed, stage and step alone, so that a run that was stopped goes
     on exactly where its last saved state stood.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, config: BaseConfig, directory: Path
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        config: BaseConfig,
+        directory: Path,
+        start_from: Qwen3ForCausalLM | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.tokenizer = tokenizer
         self.config = config
         self.directory = directory
-        self.model = build_model(config, tokenizer)
+        self.model = build_model(config, tokenizer) if start_from is None else start_from.train()
         self.optimizers = _optimizers(self.model, config)
         self.step = 0
         self.stage = 0
@@ -140,7 +158,7 @@ class BaseTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * scale
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits, targets, rows = policy_logits(self.model, batch)
+            logits, targets, rows = policy_logits(self.model, batch, self._hidden_below())
         loss = nn.functional.cross_entropy(logits, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -148,6 +166,12 @@ class BaseTrainer:
             optimizer.step()
             optimizer.zero_grad()
         return loss.item(), exact_match(logits, targets, rows).mean().item()
+
+    def _hidden_below(self) -> int:
+        draw = random.Random(f"{self.config.seed}/upper/{self.step}").random()
+        return (
+            self.config.layers - self.config.upper_layers if draw < self.config.upper_share else 0
+        )
 
     def _exact(self) -> float:
         return sum(exact for _, exact in self._recent) / max(1, len(self._recent))
@@ -231,17 +255,20 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3
     return model
 
 
-def policy_logits(model: Qwen3ForCausalLM, batch: PolicyBatch) -> tuple[Tensor, Tensor, Tensor]:
+def policy_logits(
+    model: Qwen3ForCausalLM, batch: PolicyBatch, hidden_below: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run policies, then turns on the policies' keys and values.
 
-    The model must have the policy-turn attention set. Returns logits [M, V] float32 at the M reply
-    positions, their targets [M] and the row of turns each belongs to [M].
+    Turns do not see the policies in layers under ``hidden_below``. The model must have the
+    policy-turn attention set. Returns logits [M, V] float32 at the M reply positions, their targets
+    [M] and the row of turns each belongs to [M].
     """
     width = batch.policy_ids.shape[1]
     columns = torch.arange(width)[None]
     padding = columns >= batch.policy_lengths[:, None]
     bias = torch.zeros(padding.shape).masked_fill(padding, float("-inf"))[:, None, None]
-    prefix = SharedPrefix(bias)
+    prefix = SharedPrefix(bias, hidden_below)
     model.model(input_ids=batch.policy_ids, position_ids=columns, prefix=prefix, use_cache=False)
     starts = batch.policy_lengths.repeat_interleave(batch.turns_per_policy)
     positions = starts[:, None] + torch.arange(batch.turn_ids.shape[1])[None]

@@ -9,14 +9,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..gist import train_gist
 from ..gist.config import GistTrainingConfig
-from .base import BaseConfig, BaseTrainer
+from .base import BaseConfig, BaseTrainer, lift_config
 from .policy import PolicyMix
 from .policy_file import write_policies
 from .tokenizer import train_tokenizer
 
 STAGES = ("tokenizer", "base", "gist")
 
-TRAIN_POLICIES = 24_000
+TRAIN_POLICIES = 12_000
 EVAL_POLICIES = 64
 TURNS_PER_POLICY = 6
 
@@ -29,6 +29,7 @@ def train_demo(
     stage: str = "all",
     seed: int = 0,
     base: BaseConfig | None = None,
+    lift: BaseConfig | None = None,
     gist: GistTrainingConfig | None = None,
     policies: int = TRAIN_POLICIES,
 ) -> Path:
@@ -44,13 +45,17 @@ def train_demo(
     if stage in ("tokenizer", "all"):
         train_tokenizer(seed).save_pretrained(model)
     if stage in ("base", "all"):
-        trainer = BaseTrainer(
-            _tokenizer(model), base or BaseConfig(seed=seed), output / "base_training"
-        )
-        trainer.run().save_pretrained(model)
+        _train_base(output, model, base or BaseConfig(seed=seed), lift or lift_config(seed))
     if stage in ("gist", "all"):
         _train_adapter(output, model, gist or gist_config(output, seed), policies, seed)
     return model
+
+
+def _train_base(output: Path, model: Path, base: BaseConfig, lift: BaseConfig) -> None:
+    tokenizer = _tokenizer(model)
+    read = BaseTrainer(tokenizer, base, output / "base_training").run()
+    lifted = BaseTrainer(tokenizer, lift, output / "lift_training", start_from=read).run()
+    lifted.save_pretrained(model)
 
 
 def gist_config(output: Path, seed: int) -> GistTrainingConfig:
@@ -61,18 +66,22 @@ def gist_config(output: Path, seed: int) -> GistTrainingConfig:
         train_data=str(output / "gist_data" / "train.jsonl"),
         eval_data=str(output / "gist_data" / "eval.jsonl"),
         output_dir=str(output / "gist_training"),
+        attn_implementation="eager",
         num_gist_tokens=12,
         lora_rank=32,
         lora_alpha=64.0,
-        distill_weight=1.0,
-        lm_weight=0.5,
+        init_noise=1.0,
+        distill_weight=0.0,  # the right reply is unique: the label says all a teacher could
+        lm_weight=1.0,
         turns_per_prompt=TURNS_PER_POLICY,
-        learning_rate=2e-3,
-        num_train_epochs=2,
+        optimizer="muon",
+        learning_rate=4e-3,
+        warmup=20,
+        max_steps=1500,
         batch_size=16,
         bf16=True,
-        eval_steps=200,
-        save_steps=200,
+        eval_steps=250,
+        save_steps=250,
         seed=seed,
         device="cpu",
     )

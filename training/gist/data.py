@@ -131,7 +131,13 @@ def load_examples(
     renderer = Renderer(tokenizer, use_chat_template)
     gathered: dict[str, GistExample] = {}
     skipped = 0
-    records = tqdm(_records(Path(path)), desc=f"reading {Path(path).name}", unit=" lines", delay=2)
+    records = tqdm(
+        _records(Path(path)),
+        desc=f"reading {Path(path).name}",
+        unit=" lines",
+        mininterval=1,
+        delay=2,
+    )
     for line, prompt, pairs in records:
         try:
             key = json.dumps(prompt, sort_keys=True)

@@ -1,0 +1,59 @@
+"""Result files: figures together with what made them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("gistserve", "torch", "transformers", "numpy")
+
+
+def write_result(path: Path, figures: dict[str, Any]) -> None:
+    """Write ``figures`` with command line, commit, versions, hardware and time as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"made_by": provenance()} | figures, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def provenance() -> dict[str, Any]:
+    """Command line, commit, versions and hardware of this process."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; ends in "+" with uncommitted changes."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    return (head + ("+" if git("status", "--porcelain") else "")) or None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
