@@ -183,7 +183,7 @@ def test_counters_are_written_after_a_while(tmp_path):
         path = tmp_path / "records" / f"{stored.id}.json"
         for round_number in (1, 2):
             store.count_use(stored.id, tokens_saved=1, at=1.0)
-            for _ in range(200):
+            for _ in range(3000):
                 if PromptRecord.from_bytes(path.read_bytes()).requests == round_number:
                     break
                 threading.Event().wait(0.02)

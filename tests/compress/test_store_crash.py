@@ -256,6 +256,11 @@ def _apply(state: Contents, kind: str, what) -> Contents:
     return {prompt_id: record for prompt_id, record in state.items() if prompt_id != what}
 
 
+def _receive(connection) -> tuple:
+    assert connection.poll(60)
+    return connection.recv()
+
+
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     context = multiprocessing.get_context("fork")
     choose = random.Random(0)
@@ -266,19 +271,20 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
         process = context.Process(target=_work, args=(str(tmp_path), seed, theirs))
         process.start()
         theirs.close()
-        assert ours.poll(60)
-        time.sleep(choose.uniform(0.02, 0.25))
+        received = [_receive(ours) for _ in range(choose.randrange(3, 12))]
+        time.sleep(choose.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        pending = None
         with contextlib.suppress(EOFError):
             while True:
-                kind, what = ours.recv()
-                if kind == "done":
-                    state, pending = _apply(state, *pending), None
-                    changes += 1
-                else:
-                    pending = (kind, what)
+                received.append(ours.recv())
+        pending = None
+        for kind, what in received:
+            if kind == "done":
+                state, pending = _apply(state, *pending), None
+                changes += 1
+            else:
+                pending = (kind, what)
         with GistStore(tmp_path) as store:
             found = contents(store)
             assert found == state or (pending and found == _apply(state, *pending))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import torch
@@ -199,6 +201,13 @@ def sites(served: ServedModels, tmp_path: Path) -> Sites:
 async def site(sites: Sites) -> AsyncIterator[Site]:
     async with sites.open() as opened:
         yield opened
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Waits for what another thread or task does; far longer than it takes on a busy machine."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def sse(response: httpx.Response) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from gistserve.server.api.errors import ApiError
 from gistserve.server.api.served_models import ServedModel, ServedModels
 from gistserve.server.api.settings import ServerSettings
 
-from .conftest import GIST_MODEL, Loaded, Site, Sites, sse
+from .conftest import GIST_MODEL, Loaded, Site, Sites, sse, until
 
 pytestmark = pytest.mark.anyio
 
@@ -29,12 +29,6 @@ def bearer(key: str) -> dict[str, str]:
 @pytest.fixture
 async def engine_of(site: Site) -> Any:
     return site.app.state.context.models.get(GIST_MODEL).engine
-
-
-async def until(condition: Any, seconds: float = 5.0) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # --- keys ---
@@ -267,12 +261,14 @@ async def test_an_unwritable_store_refuses_and_leaves_nothing(
 # --- disconnects ---
 
 
-async def disconnecting(app: FastAPI, body: dict[str, Any], after_chunks: int) -> int:
-    """Calls the application as a client that leaves after so many chunks; chunks it sent."""
+async def disconnecting(
+    app: FastAPI, body: dict[str, Any], gone: asyncio.Event, after_chunks: int = -1
+) -> int:
+    """Calls the application as a client that leaves at `gone`, or after so many chunks.
+
+    Returns how many chunks it got.
+    """
     sent = 0
-    gone = asyncio.Event()
-    if after_chunks == 0:
-        asyncio.get_running_loop().call_later(0.1, gone.set)
     messages = [
         {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False},
     ]
@@ -305,7 +301,7 @@ async def disconnecting(app: FastAPI, body: dict[str, Any], after_chunks: int) -
         "server": ("test", 80),
         "state": {},
     }
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await app(scope, receive, send)
     return sent
 
@@ -316,7 +312,14 @@ async def test_a_client_that_leaves_ends_its_request(
 ) -> None:
     before = engine_of.stats()
     body = HELLO | {"max_tokens": 450, "ignore_eos": True, "stream": stream, "n": 3}
-    sent = await disconnecting(site.app, body, after_chunks=5 if stream else 0)
+    gone = asyncio.Event()
+    if stream:
+        sent = await disconnecting(site.app, body, gone, after_chunks=5)
+    else:
+        client = asyncio.create_task(disconnecting(site.app, body, gone))
+        await until(lambda: engine_of.stats().num_running == 3)
+        gone.set()
+        sent = await client
     assert sent < 450
     await until(lambda: engine_of.stats().num_running == 0)
     after = engine_of.stats()

@@ -149,7 +149,7 @@ def test_a_stream_that_is_closed_early_frees_the_engine(live: Live, client: open
         pass
     stream.close()
     pause = threading.Event()
-    for _ in range(500):
+    for _ in range(6000):
         if engine.stats().finished.get("abort", 0) > aborted:
             break
         pause.wait(0.01)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gistserve.server.api.served_models import ServedModels
 
-from .conftest import GIST_MODEL, GIST_TOKENS, PLAIN_MODEL, Loaded, Site, Sites
+from .conftest import GIST_MODEL, GIST_TOKENS, PLAIN_MODEL, Loaded, Site, Sites, until
 
 pytestmark = pytest.mark.anyio
 
@@ -23,11 +23,7 @@ def free_blocks(site: Site) -> int:
 
 async def assert_freed(site: Site, expected: int) -> None:
     """The engine's thread frees blocks soon after the answer."""
-    for _ in range(200):
-        if free_blocks(site) == expected:
-            return
-        await asyncio.sleep(0.01)
-    assert free_blocks(site) == expected
+    await until(lambda: free_blocks(site) == expected)
 
 
 async def test_the_resource_is_as_documented(site: Site, gist_loaded: Loaded) -> None:
@@ -276,14 +272,15 @@ async def test_delete_frees_everything(site: Site) -> None:
 async def test_running_requests_outlive_their_prompt(site: Site) -> None:
     before = free_blocks(site)
     prompt = await site.register(compression="prefix")
-    quiet = await site.chat("Hi", prompt_id=prompt["id"], max_tokens=100, ignore_eos=True)
+    quiet = await site.chat("Hi", prompt_id=prompt["id"], max_tokens=150, ignore_eos=True)
     running = [
         asyncio.create_task(
-            site.chat("Hi", prompt_id=prompt["id"], max_tokens=100, ignore_eos=True)
+            site.chat("Hi", prompt_id=prompt["id"], max_tokens=150, ignore_eos=True)
         )
         for _ in range(4)
     ]
-    await asyncio.sleep(0.05)
+    engine = site.app.state.context.models.get(GIST_MODEL).engine
+    await until(lambda: engine.stats().num_running == 4)
     await site.client.delete(f"{PROMPTS}/{prompt['id']}")
     for body in await asyncio.gather(*running):
         assert body["choices"] == quiet["choices"]
@@ -304,11 +301,7 @@ async def test_expired_prompts_are_gone(site: Site) -> None:
     chat = {"messages": [{"role": "user", "content": "x"}]}
     for fields in ({"prompt_id": prompt["id"]}, {"model": f"{GIST_MODEL}/short"}):
         assert (await site.post("/v1/chat/completions", chat | fields)).status_code == 404
-    for _ in range(100):
-        if not len(site.store):
-            break
-        await asyncio.sleep(0.02)
-    assert len(site.store) == 0
+    await until(lambda: len(site.store) == 0)
     await assert_freed(site, before)
 
 
