@@ -116,16 +116,22 @@ class PolicyQuality:
             data = Path(folder) / "policies.jsonl"
             write_policies(data, SPLITS["main"], f"{seed}/bench/fidelity", policies, 1)
             examples = load_examples(data, self.tokenizer, limits)
-        return evaluate_gist(
+        report = evaluate_gist(
             self.model, self.tokenizer, self.adapter, examples, generate=False, progress=True
         )
+        return {str(arm): measures for arm, measures in report.items()}
 
-    def _split(self, name: str, mix: PolicyMix, policies: int, seed: int) -> dict[str, Any]:
-        rng = random.Random(f"{seed}/bench/{name}")
-        cases = []
+    def cases(self, mix: PolicyMix, policies: int, seed: str) -> list[Case]:
+        """Policies of ``mix`` with one message each, drawn by ``seed``."""
+        rng = random.Random(seed)
+        drawn = []
         for _ in range(policies):
             policy = sample_policy(rng, mix)
-            cases.append(make_case(self.tokenizer, policy, sample_turn(rng, policy, mix)))
+            drawn.append(make_case(self.tokenizer, policy, sample_turn(rng, policy, mix)))
+        return drawn
+
+    def _split(self, name: str, mix: PolicyMix, policies: int, seed: int) -> dict[str, Any]:
+        cases = self.cases(mix, policies, f"{seed}/bench/{name}")
         slots = self.adapter.config.slots
         lengths = [len(case.policy_ids) for case in cases]
         scores = {arm: self.score(arm, cases, f"{name}: {arm}") for arm in ARMS}

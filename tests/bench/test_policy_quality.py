@@ -1,12 +1,11 @@
 """The quality bench on an untrained miniature: what each arm is given, and what is counted."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 import torch
-from gistserve.bench.policy_quality import ARMS, SPLITS, PolicyQuality, Score, make_case
+from gistserve.bench.policy_quality import ARMS, SPLITS, PolicyQuality, Score
 from gistserve.bench.policy_report import print_report
 from gistserve.bench.results import write_result
 from gistserve.compress.adapter import GistAdapter
@@ -14,7 +13,6 @@ from gistserve.compress.compressor import GistCompressor
 from gistserve.compress.config import GistConfig
 from gistserve.compress.fingerprint import model_fingerprint
 from gistserve.training.demo.base import BaseConfig, build_model
-from gistserve.training.demo.policy import sample_policy, sample_turn
 from gistserve.training.demo.tokenizer import train_tokenizer
 from rich.console import Console
 from transformers import DynamicCache
@@ -38,13 +36,6 @@ def quality(tmp_path_factory: pytest.TempPathFactory) -> PolicyQuality:
     return PolicyQuality(folder, folder / "gist_adapter")
 
 
-def cases(quality: PolicyQuality, count: int) -> list:
-    rng = random.Random(0)
-    mix = SPLITS["main"]
-    drawn = [sample_policy(rng, mix) for _ in range(count)]
-    return [make_case(quality.tokenizer, p, sample_turn(rng, p, mix)) for p in drawn]
-
-
 def greedy(model, ids: list[int], cache: DynamicCache, position: int, count: int) -> list[int]:
     """Plain greedy decoding behind a cache, positions explicit."""
     model.set_attn_implementation("eager")
@@ -61,7 +52,7 @@ def greedy(model, ids: list[int], cache: DynamicCache, position: int, count: int
 
 def test_each_arm_reads_what_its_name_says(quality: PolicyQuality) -> None:
     model, slots = quality.model, quality.adapter.config.slots
-    for case in cases(quality, 2):
+    for case in quality.cases(SPLITS["main"], 2, "test"):
         gist = GistCompressor(model, quality.adapter).compress(case.policy_ids)
         cache = DynamicCache()
         for layer, (key, value) in enumerate(zip(gist.keys, gist.values, strict=True)):
@@ -82,7 +73,7 @@ def test_each_arm_reads_what_its_name_says(quality: PolicyQuality) -> None:
 
 def test_a_wrong_answer_is_not_counted(quality: PolicyQuality) -> None:
     score = Score()
-    case = cases(quality, 1)[0]
+    case = quality.cases(SPLITS["main"], 1, "test")[0]
     score.add(case, case.reply)
     score.add(case, case.reply + " ")
     assert score.to_json()["exact_match"] == 0.5

@@ -297,7 +297,8 @@ def _learning_rate_scale(step: int, config: BaseConfig) -> float:
 
 
 def _optimizers(model: nn.Module, config: BaseConfig) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = parameter.ndim == 2 and name.startswith("model.layers")
         (matrices if inner else others).append(parameter)

@@ -58,7 +58,7 @@ class GistTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon over everything trained if so configured, else the Trainer's own choice."""
-        if self.optimizer is None and self._config.optimizer == "muon":
+        if getattr(self, "optimizer", None) is None and self._config.optimizer == "muon":
             self.optimizer = torch.optim.Muon(
                 [p for p in (model or self._method).parameters() if p.requires_grad],
                 lr=self._config.peak_learning_rate,
