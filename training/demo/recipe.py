@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -59,7 +60,7 @@ def _train_base(output: Path, model: Path, base: BaseConfig, lift: BaseConfig) -
 
 
 def gist_config(output: Path, seed: int) -> GistTrainingConfig:
-    """The settings the embedded adapter was trained with."""
+    """Settings of the adapter's first run."""
     return GistTrainingConfig(
         model=str(output / "model"),
         base_model_name="gistserve-demo",
@@ -87,22 +88,46 @@ def gist_config(output: Path, seed: int) -> GistTrainingConfig:
     )
 
 
+def polish_config(first: GistTrainingConfig) -> GistTrainingConfig:
+    """Settings of the second run, which begins with the first one's adapter and new policies."""
+    return replace(
+        first,
+        train_data=str(Path(first.train_data).with_name("polish.jsonl")),
+        output_dir=f"{first.output_dir}_polish",
+        learning_rate=2.5e-3,
+        seed=first.seed + 1,
+    )
+
+
 def _train_adapter(
     output: Path, model: Path, config: GistTrainingConfig, policies: int, seed: int
 ) -> None:
     if not (model / "model.safetensors").exists():
         raise ValueError(f"{model} holds no base model: run the stage 'base' first")
-    data = Path(config.train_data).parent
-    if not (data / "train.jsonl").exists():
-        write_policies(
-            data / "train.jsonl", GIST_MIX, f"{seed}/gist/train", policies, TURNS_PER_POLICY
-        )
-        write_policies(data / "eval.jsonl", GIST_MIX, f"{seed}/gist/eval", EVAL_POLICIES, 2)
-    resume = any((Path(config.output_dir) / "checkpoints").glob("checkpoint-*"))
-    adapter = train_gist(config, resume=resume)
+    polish = polish_config(config)
+    held_out = Path(config.train_data).with_name("eval.jsonl")
+    for path, count, turns in (
+        (held_out, EVAL_POLICIES, 2),
+        (Path(config.train_data), policies, TURNS_PER_POLICY),
+        (Path(polish.train_data), policies, TURNS_PER_POLICY),
+    ):
+        if not path.exists():
+            write_policies(path, GIST_MIX, f"{seed}/gist/{path.stem}", count, turns)
+    first = _run(config)
+    adapter = _run(polish, start_from=first)
     shipped = model / "gist_adapter"
     shutil.rmtree(shipped, ignore_errors=True)
     shutil.copytree(adapter, shipped, ignore=shutil.ignore_patterns("checkpoints", "runs"))
+
+
+def _run(config: GistTrainingConfig, start_from: Path | None = None) -> Path:
+    """A gist run, from the start or from where it was stopped; nothing if it is finished."""
+    output = Path(config.output_dir)
+    if (output / "gist_config.json").exists():
+        return output
+    if any((output / "checkpoints").glob("checkpoint-*")):
+        return train_gist(config, resume=True)
+    return train_gist(config, start_from=start_from)
 
 
 def _tokenizer(model: Path) -> PreTrainedTokenizerFast:
