@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .dense_rows import DenseStep
 from .plan import AttentionPlan, Planner
 
 HostArrays = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
@@ -30,6 +31,7 @@ class AttentionMetadata:
         slot_mapping: int64 ``[T]``, ``page * block_size + offset`` each new token is written to.
         max_query_len: largest number of new tokens of a sequence.
         max_seq_len: largest entry of ``seq_lens``.
+        dense: dense memory of the sequences that decode in this step, where there is one (CPU).
     """
 
     query_start_loc: Tensor
@@ -38,6 +40,7 @@ class AttentionMetadata:
     slot_mapping: Tensor
     max_query_len: int
     max_seq_len: int
+    dense: DenseStep | None = None
     _host: HostArrays | None = field(default=None, repr=False)
     _plans: dict[tuple[int, int | None], AttentionPlan] = field(default_factory=dict, repr=False)
 
@@ -52,6 +55,7 @@ class AttentionMetadata:
         max_query_len: int,
         max_seq_len: int,
         device: torch.device | str = "cpu",
+        dense: DenseStep | None = None,
     ) -> AttentionMetadata:
         """Metadata of arrays that lie on the host; planning then never waits for a device.
 
@@ -64,6 +68,7 @@ class AttentionMetadata:
             torch.from_numpy(slot_mapping).to(device),
             max_query_len,
             max_seq_len,
+            dense,
             _host=(query_start_loc, seq_lens, block_table),
         )
 
@@ -118,7 +123,8 @@ class AttentionMetadata:
                     self.seq_lens.cpu().numpy(),
                     self.block_table.cpu().numpy(),
                 )
-            planner = Planner(*self._host, block_size, sliding_window, self.slot_mapping.device)
+            device = self.slot_mapping.device
+            planner = Planner(*self._host, block_size, sliding_window, device, self.dense)
             plan = self._plans[key] = planner.plan()
         return plan
 

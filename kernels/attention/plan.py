@@ -7,6 +7,7 @@ their group; every sequence with several new tokens runs by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,20 +35,26 @@ class Segment:
         length: slots each of the sequences reads, padding included.
         fresh: keys and values are the rows themselves: the cache need not be read.
         span: where ``n == 1`` and the pages follow one another, their first slot in the cache.
-        blocks: int64 ``[n * ceil(length / block_size)]``, pages to gather; None with ``span`` or
-            ``fresh``.
+        blocks: int64 ``[n * ceil(length / block_size)]``, pages to gather.
+        dense: first row and slot in the dense memory that holds the sequences. (One of the last
+            four is given.)
         visible: bool ``[n, q, length]``, None where every slot is visible (or, when ``fresh``,
             where plain causality is all there is).
+        kept: int64, which of the ``n`` results count, where not all do; they belong to the rows
+            ``kept_rows`` of the packed batch.
     """
 
     rows: Rows
     num_seqs: int
     num_queries: int
     length: int
-    fresh: bool
-    span: int | None
-    blocks: Tensor | None
-    visible: Tensor | None
+    fresh: bool = False
+    span: int | None = None
+    blocks: Tensor | None = None
+    dense: tuple[int, int] | None = None
+    visible: Tensor | None = None
+    kept: Tensor | None = None
+    kept_rows: Rows | None = None
     _biases: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
@@ -69,6 +76,13 @@ class AttentionPlan:
     segments: list[Segment]
 
 
+class DecodePlan(Protocol):
+    """Another way to read the sequences of one new token than by gathering their pages."""
+
+    def segments(self, window: int | None) -> list[Segment]:
+        """Segments that cover those sequences."""
+
+
 class Planner:
     """Plans one step for layers of one window size.
 
@@ -77,6 +91,7 @@ class Planner:
         block_size: slots a page.
         window: slots a token sees, or None.
         device: where the plan's tensors go.
+        decode: plans the sequences of one new token, in place of this class.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class Planner:
         block_size: int,
         window: int | None,
         device: torch.device,
+        decode: DecodePlan | None = None,
     ) -> None:
         self.starts = query_start_loc
         self.seq_lens = seq_lens
@@ -94,11 +110,14 @@ class Planner:
         self.block_size = block_size
         self.window = window
         self.device = device
+        self.decode = decode
 
     def plan(self) -> AttentionPlan:
         counts = np.diff(self.starts)
-        decode = np.flatnonzero(counts == 1)
-        segments = [self._decode(group) for group in self._groups(decode)]
+        if self.decode is not None:
+            segments = self.decode.segments(self.window)
+        else:
+            segments = [self._decode(seqs) for seqs in self._groups(np.flatnonzero(counts == 1))]
         for seq in np.flatnonzero(counts > 1).tolist():
             segments.extend(self._prefill(seq, int(counts[seq])))
         return AttentionPlan(segments)
@@ -136,13 +155,13 @@ class Planner:
                 mask &= slots >= lengths[:, None] - self.window
             visible = torch.from_numpy(mask[:, None, :]).to(self.device)
         rows = self._rows(self.starts[seqs])
-        return Segment(rows, len(seqs), 1, length, False, span, blocks, visible)
+        return Segment(rows, len(seqs), 1, length, span=span, blocks=blocks, visible=visible)
 
     def _prefill(self, seq: int, count: int) -> list[Segment]:
         """One sequence's new tokens, in tiles of queries; a whole short prompt needs no cache."""
         row, slot = int(self.starts[seq]), int(self.seq_lens[seq]) - count
         if slot == 0 and count <= _QUERY_TILE and (self.window is None or self.window >= count):
-            return [Segment(slice(row, row + count), 1, count, count, True, None, None, None)]
+            return [Segment(slice(row, row + count), 1, count, count, fresh=True)]
         return [
             self._tile(seq, row + tile, slot + tile, min(_QUERY_TILE, count - tile))
             for tile in range(0, count, _QUERY_TILE)
@@ -160,7 +179,7 @@ class Planner:
         if self.window is not None:
             visible &= slots > queries - self.window
         rows = slice(row, row + count)
-        return Segment(rows, 1, count, length, False, span, blocks, visible[None])
+        return Segment(rows, 1, count, length, span=span, blocks=blocks, visible=visible[None])
 
     def _locate(
         self, seqs: NDArray[np.intp], first_pages: NDArray[np.int32], length: int

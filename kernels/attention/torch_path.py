@@ -33,30 +33,41 @@ def torch_paged_attention(
 ) -> Tensor:
     """Plain-torch :func:`~gistserve.kernels.attention.paged_attention`; same arguments."""
     write_pages(key, value, key_cache, value_cache, metadata.slot_mapping)
+    dense_key = dense_value = None
+    if metadata.dense is not None:
+        dense_key, dense_value = metadata.dense.update(key, value, key_cache, value_cache)
     segments = metadata.plan(key_cache.shape[1], sliding_window).segments
     explicit = softcap is not None or sinks is not None
     parts = []
     for segment in segments:
-        queries = query if len(segments) == 1 else query[segment.rows]
-        keys, values = _read(segment, key, key_cache), _read(segment, value, value_cache)
+        whole = len(segments) == 1 and isinstance(segment.rows, slice)
+        queries = query if whole else query[segment.rows]
+        keys = _read(segment, key, key_cache, dense_key)
+        values = _read(segment, value, value_cache, dense_value)
         if explicit:
             part = _explicit(queries, keys, values, segment, scale, softcap, sinks)
         elif segment.num_queries == 1:
             part = _decode(queries, keys, values, segment, scale)
         else:
             part = _prefill(queries, keys, values, segment, scale)
-        parts.append(part)
+        parts.append(part if segment.kept is None else part.index_select(0, segment.kept))
     if len(parts) == 1:
         return parts[0]
     out = query.new_empty(*query.shape[:2], value.shape[2])
     for segment, part in zip(segments, parts, strict=True):
-        out[segment.rows] = part
+        out[segment.rows if segment.kept_rows is None else segment.kept_rows] = part
     return out
 
 
-def _read(segment: Segment, new: Tensor, cache: Tensor) -> Tensor:
+def _read(segment: Segment, new: Tensor, cache: Tensor, dense: Tensor | None) -> Tensor:
     """Keys or values that a segment attends to, ``[n, Hkv, length, D]``: a view of the new tokens,
-    of a run of pages, or of a copy of scattered ones."""
+    of dense memory, of a run of pages, or of a copy of scattered ones."""
+    if segment.dense is not None:
+        assert dense is not None
+        row, slot = segment.dense
+        _, heads, slots, dim = dense.shape
+        shape, strides = (segment.num_seqs, heads, segment.length, dim), dense.stride()
+        return dense.as_strided(shape, strides, (row * heads * slots + slot) * dim)
     _, block_size, heads, dim = cache.shape
     if segment.fresh:
         return new[segment.rows].transpose(0, 1).unsqueeze(0)

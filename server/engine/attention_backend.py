@@ -96,6 +96,9 @@ def gistserve_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: ``query [1, Hq, T, D]`` to output ``[1, T, Hq, Dv]``.
 
+    A batch of one token a sequence may also come as ``[T, Hq, 1, D]``, and leaves as
+    ``[T, 1, Hq, Dv]``: for the modules around us that is the faster shape.
+
     Raises:
         RuntimeError: the model was called by something else than the runner that it is bound to.
     """
@@ -104,17 +107,22 @@ def gistserve_attention(
             f"{type(module).__name__} runs paged attention for a ModelRunner and cannot be called "
             "directly; close the runner first"
         )
+    upright = query.shape[2] == 1
+    if upright:
+        query, key, value = query.squeeze(2), key.squeeze(2), value.squeeze(2)
+    else:
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     call = AttentionCall(
         layer=module.layer_idx,  # type: ignore[arg-type]
-        query=query[0].transpose(0, 1),
-        key=key[0].transpose(0, 1),
-        value=value[0].transpose(0, 1),
+        query=query,
+        key=key,
+        value=value,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=sliding_window,
         softcap=softcap,
         sinks=s_aux,
     )
-    return gistserve_context.attend(call, module, extra).unsqueeze(0), None
+    return gistserve_context.attend(call, module, extra).unsqueeze(1 if upright else 0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, gistserve_attention)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from ...compress.cache import GistCache
+from ...kernels.attention import DenseRows
 from .attention_backend import LayerCache
 from .probe import LayerSpec
 
 # Of the memory free after loading. The CPU's is shared with the page cache and other processes.
 _CPU_SHARE = 0.25
 _DEVICE_SHARE = 0.9
+# Dense copies of running sequences, by which the CPU decodes, may take so much of the pool's size.
+_DENSE_SHARE = 0.5
 
 
 class KVPool:
@@ -38,6 +41,10 @@ class KVPool:
             )
             for s in specs
         ]
+        self.dense: DenseRows | None = None
+        if device.type == "cpu":
+            max_bytes = int(num_blocks * block_bytes(specs, block_size) * _DENSE_SHARE)
+            self.dense = DenseRows([(layer.key, layer.value) for layer in self.layers], max_bytes)
 
     @torch.no_grad()
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -48,6 +55,7 @@ class KVPool:
         if not pairs:
             return
         sources, targets = torch.tensor(pairs, dtype=torch.int64, device=self.device).unbind(1)
+        self.touch(target for _, target in pairs)
         for layer in self.layers:
             for pages in (layer.key, layer.value):
                 pages.index_copy_(0, targets, pages.index_select(0, sources))
@@ -61,6 +69,7 @@ class KVPool:
         """
         self._check(cache, block_ids)
         slots = self._flat_slots(block_ids, range(len(cache.keys[0])))
+        self.touch(block_ids)
         for layer, key, value in zip(self.layers, cache.keys, cache.values, strict=True):
             for pages, states in ((layer.key, key), (layer.value, value)):
                 pages.view(-1, *pages.shape[2:])[slots] = states.to(pages.device, pages.dtype)
@@ -81,6 +90,11 @@ class KVPool:
             )
             for layer in self.layers
         ]
+
+    def touch(self, block_ids: Iterable[int]) -> None:
+        """Say that blocks were written other than by a step's tokens."""
+        if self.dense is not None:
+            self.dense.touch(block_ids)
 
     def _flat_slots(self, block_ids: Sequence[int], slots: Sequence[int]) -> Tensor:
         size = self.block_size

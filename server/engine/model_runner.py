@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...compress.cache import GistCache
-from ...kernels.attention import AttentionMetadata
+from ...kernels.attention import AttentionMetadata, DenseStep
 from .attention_backend import ATTENTION_NAME, CONTEXT_KEYWORD, PagedContext
 from .config import EngineConfig
 from .kv_pool import KVPool, block_bytes, memory_budget
@@ -79,6 +80,7 @@ class ModelRunner:
             Logits ``[R, V]`` in the model's dtype, one row for each of ``output.logits_indices``.
         """
         self.pool.copy_blocks(output.block_copies)
+        dense = self._begin_dense(output)
         metadata = AttentionMetadata.from_numpy(
             output.query_start_loc,
             output.seq_lens,
@@ -87,19 +89,43 @@ class ModelRunner:
             max_query_len=output.max_query_len,
             max_seq_len=output.max_seq_len,
             device=self.device,
+            dense=dense,
         )
-        # With 0 the head runs over all rows, without an index.
+        try:
+            return self._forward(output, PagedContext(metadata, self.pool.layers))
+        except BaseException:
+            if self.pool.dense is not None:
+                self.pool.dense.reset()
+            raise
+
+    def _begin_dense(self, output: SchedulerOutput) -> DenseStep | None:
+        if self.pool.dense is None:
+            return None
+        return self.pool.dense.begin_step(
+            np.array([share.sequence.row for share in output.sequences], dtype=np.int64),
+            output.query_start_loc,
+            output.seq_lens,
+            output.block_table,
+            output.slot_mapping,
+        )
+
+    def _forward(self, output: SchedulerOutput, context: PagedContext) -> Tensor:
+        tokens = torch.from_numpy(output.token_ids).to(self.device)
+        positions = torch.from_numpy(output.positions).to(self.device)
         every_row = len(output.logits_indices) == output.num_tokens
+        # One row of all tokens; or, which is faster, a column where each sequence has one token.
+        dim = 1 if every_row and output.max_query_len == 1 else 0
         result = self.model(
-            input_ids=torch.from_numpy(output.token_ids).to(self.device)[None],
-            position_ids=torch.from_numpy(output.positions).to(self.device)[None],
+            input_ids=tokens.unsqueeze(dim),
+            position_ids=positions.unsqueeze(dim),
             use_cache=False,
+            # With 0 the head runs over all rows, without an index.
             logits_to_keep=0
             if every_row
             else torch.from_numpy(output.logits_indices).to(self.device),
-            **{CONTEXT_KEYWORD: PagedContext(metadata, self.pool.layers)},
+            **{CONTEXT_KEYWORD: context},
         )
-        logits: Tensor = result.logits[0]
+        logits: Tensor = result.logits.squeeze(dim)
         return logits
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -171,6 +197,7 @@ class PagedSession:
             runner.block_size,
             runner.device,
         )
+        runner.pool.touch(self._block_ids)
         runner.model.base_model(
             inputs_embeds=inputs_embeds.to(runner.device),
             position_ids=position_ids.to(runner.device),

@@ -101,5 +101,5 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(httpx.Client, "send", unreachable)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with pytest.raises(ModelLoadError, match="gistserve-tests/nonesuch.*hub cannot be reached"):
+    with pytest.raises(ModelLoadError, match=r"gistserve-tests/nonesuch.*hub cannot be reached"):
         load_model("gistserve-tests/nonesuch", device="cpu")

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ class Seq:
 
     token_ids: list[int]
     blocks: list[int]
+    row: int
     cached: int = 0  # slots that a cache has filled
     offset: int = 0  # position - slot of its tokens
     done: int = 0
@@ -40,7 +42,7 @@ def step(runner, parts):
     seq_lens = [seq.done + count for seq, count in parts]
     width = max(len(seq.blocks) for seq, _ in parts)
     output = SchedulerOutput(
-        sequences=[],
+        sequences=[SimpleNamespace(sequence=seq) for seq, _ in parts],
         token_ids=np.array(tokens, dtype=np.int64),
         positions=np.array(positions, dtype=np.int64),
         slot_mapping=np.array(slots, dtype=np.int64),
@@ -70,8 +72,9 @@ def sequences(lengths, seed=0):
         Seq(
             [rng.randrange(3, VOCAB_SIZE) for _ in range(length)],
             [free.pop() for _ in range(-(-length // BLOCK_SIZE))],
+            row,
         )
-        for length in lengths
+        for row, length in enumerate(lengths)
     ]
 
 
@@ -194,7 +197,7 @@ def test_pool_sizes():
 
 
 def test_positions_that_the_model_does_not_have():
-    with pytest.raises(ValueError, match="257.*at most 256"):
+    with pytest.raises(ValueError, match=r"257.*at most 256"):
         ModelRunner(tiny_model("llama"), EngineConfig(max_model_len=257))
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     rope["original_max_position_embeddings"] = 64
@@ -203,5 +206,5 @@ def test_positions_that_the_model_does_not_have():
 
 
 def test_cache_of_another_dtype_is_refused():
-    with pytest.raises(ValueError, match="load the model in torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"load the model in torch\.bfloat16"):
         ModelRunner(tiny_model("llama"), EngineConfig(num_blocks=4, dtype=torch.bfloat16))
