@@ -36,7 +36,7 @@ def test_recipe_makes_a_servable_folder(tmp_path: Path) -> None:
     adapter.check_model(model)
     fingerprint = model_fingerprint(model, tokenizer, source=folder)
     assert not differing_parts(adapter.config.base_fingerprint, fingerprint)
-    assert adapter.config.metrics["full kl_mean"] == pytest.approx(0, abs=1e-6)
+    assert adapter.config.metrics["full"]["kl_mean"] == pytest.approx(0, abs=1e-6)
     assert not list(folder.rglob("*.pt"))
 
 
