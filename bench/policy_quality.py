@@ -42,6 +42,7 @@ ARMS: tuple[Arm, ...] = ("full", "gist", "untrained", "truncated", "none")
 
 SPLITS = {
     "main": PolicyMix(min_rules=3, max_rules=6, max_fillers=8),
+    "long": PolicyMix(min_rules=3, max_rules=6, min_fillers=4, max_fillers=8),
     "more_rules": PolicyMix(min_rules=7, max_rules=8, max_fillers=8),
     "unseen_wording": PolicyMix(min_rules=3, max_rules=6, max_fillers=8, wording="unseen"),
 }
@@ -96,10 +97,10 @@ class PolicyQuality:
         self.adapter = GistAdapter.load(adapter)
         self._folder = model
 
-    def run(self, policies: int, seed: int) -> dict[str, Any]:
-        """Figures of all splits, ``policies`` each with one message, drawn by ``seed``."""
+    def run(self, policies: int, seed: int, names: Sequence[str] = tuple(SPLITS)) -> dict[str, Any]:
+        """Figures of some splits, ``policies`` each with one message, drawn by ``seed``."""
         before = weights_hash(self.model)
-        splits = {name: self._split(name, mix, policies, seed) for name, mix in SPLITS.items()}
+        splits = {name: self._split(name, SPLITS[name], policies, seed) for name in names}
         return {
             "slots": self.adapter.config.slots,
             "splits": splits,
