@@ -35,8 +35,8 @@ class GistTrainingConfig:
     is faster for short prompts on a CPU, where sdpa's backward pass is slow. `batch_size` counts
     prompts on a device; a prompt brings up to `turns_per_prompt` turns. `warmup` is a share of all
     steps below 1, else a number of steps.
-    `optimizer: muon` (two_pass only) orthogonalises the updates of the LoRA's matrices; it needed
-    about half the steps of adamw for the embedded model, at a learning rate of 3e-3.
+    `optimizer: muon` (two_pass only) orthogonalises the updates of the LoRA's matrices; it learned
+    the embedded model's task in far fewer steps than adamw, at a learning rate of 4e-3.
     `sink_tokens`, `learning_rate` and `lr_scheduler`: null takes the form's default (two_pass: 1,
     5e-4 and cosine; masked: 0, 2e-5 and cosine). `trainer` holds further settings of
     `transformers.TrainingArguments` by name.
