@@ -181,7 +181,7 @@ class Sites:
             ):
                 yield Site(app, client, store, self.clock)
             for model in models or self.served:
-                assert model.engine.stats().num_running == 0
+                await until(lambda model=model: model.engine.stats().num_running == 0)
             await _unpin_all(app)
 
 

@@ -150,7 +150,7 @@ def test_a_stream_that_is_closed_early_frees_the_engine(live: Live, client: open
     stream.close()
     pause = threading.Event()
     for _ in range(6000):
-        if engine.stats().finished.get("abort", 0) > aborted:
+        if engine.stats().finished.get("abort", 0) > aborted and not engine.stats().num_running:
             break
         pause.wait(0.01)
     assert engine.stats().finished.get("abort", 0) == aborted + 1
