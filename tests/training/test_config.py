@@ -93,6 +93,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         ({"num_gist_tokens": 0}, "num_gist_tokens must be at least 1, got 0"),
         ({"form": "masked", "dtype": "bfloat16"}, "loses small updates"),
         ({"condition": "positive"}, "needs form: masked"),
+        ({"attn_implementation": "flex_attention"}, "two_pass has none"),
         ({"lm_weight": 0, "distill_weight": 0}, "nothing would be learned"),
         ({"max_steps": 0, "num_train_epochs": 0}, "one of max_steps and num_train_epochs"),
         ({"learning_rate": 0}, "learning_rate must be > 0"),

@@ -8,7 +8,8 @@ from gistserve.compress.adapter import GistAdapter
 from gistserve.compress.config import GistConfig
 from gistserve.training.gist.batch import IGNORED, GistBatch, GistExample, Turn, collate
 from gistserve.training.gist.forward import PromptCaches, answer_logits, full_prompt
-from gistserve.training.gist.masked import MaskedGist, gist_mask
+from gistserve.training.gist.mask import gist_mask
+from gistserve.training.gist.masked import MaskedGist
 from gistserve.training.gist.two_pass import TwoPassGist
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .batch import Turns
-from .masked import Condition
+from .mask import Condition
 
 _MAY_CHANGE_ON_RESUME = {
     "output_dir",
+    "attn_implementation",
     "logging_steps",
     "save_steps",
     "eval_steps",
@@ -32,9 +33,10 @@ class GistTrainingConfig:
     `model`: name or folder of any causal language model. `train_data`, `eval_data`: JSONL files
     (see data.py). `dtype` is that of the loaded weights, "bfloat16" only for a frozen base; `bf16`
     computes in bfloat16 (autocast). `attn_implementation: eager` takes more memory than sdpa, but
-    is faster for short prompts on a CPU, where sdpa's backward pass is slow. `batch_size` counts
-    prompts on a device; a prompt brings up to `turns_per_prompt` turns. `warmup` is a share of all
-    steps below 1, else a number of steps.
+    is faster for short prompts on a CPU, where sdpa's backward pass is slow; `flex_attention` (form
+    masked, on CUDA) computes only what the gist mask leaves; `auto` is flex_attention where that
+    works, else sdpa. `batch_size` counts prompts on a device; a prompt brings up to
+    `turns_per_prompt` turns. `warmup` is a share of all steps below 1, else a number of steps.
     `optimizer: muon` (two_pass only) orthogonalises the updates of the LoRA's matrices; it learned
     the embedded model's task in far fewer steps than adamw, at a learning rate of 4e-3.
     `sink_tokens`, `learning_rate` and `lr_scheduler`: null takes the form's default (two_pass: 1,
@@ -50,7 +52,7 @@ class GistTrainingConfig:
     condition: Condition = "gist"
     base_model_name: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
 
     num_gist_tokens: int = 8
     sink_tokens: int | None = None
@@ -108,6 +110,11 @@ class GistTrainingConfig:
             raise ValueError("distill_weight and lm_weight are both 0: nothing would be learned")
         if self.form == "two_pass" and self.condition != "gist":
             raise ValueError(f"condition: {self.condition} needs form: masked")
+        if self.form == "two_pass" and self.attn_implementation == "flex_attention":
+            raise ValueError(
+                "attn_implementation: flex_attention is for the mask of form masked; two_pass has "
+                "none: set auto, sdpa or eager"
+            )
         if self.form == "masked" and self.optimizer == "muon":
             raise ValueError("optimizer: muon is for matrices alone: form masked needs adamw")
         if self.form == "masked" and self.dtype != "float32":

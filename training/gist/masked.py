@@ -5,46 +5,29 @@ lose the columns before the first; the whole model is trained. The controls: "po
 restriction, in "negative" the rows behind the gists see neither them nor the prompt.
 """
 
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.adapter import GistAdapter
 from ...compress.compressor import check_gist_support
 from ...compress.config import GistConfig
 from .batch import IGNORED
+from .flex import flex_attention_in, flex_problem
 from .loss import lm_loss
+from .mask import Condition, gist_block_mask, gist_mask
+
+logger = logging.getLogger(__name__)
 
 GIST_TOKEN = "<GIST>"
 
-Condition = Literal["gist", "positive", "negative"]
-
-
-def gist_mask(
-    prompt_lengths: Tensor,
-    gist_tokens: int,
-    sink_tokens: int,
-    total: int,
-    condition: Condition = "gist",
-) -> Tensor:
-    """Which columns each row may attend to: bool [R, total, total], True where it may.
-
-    Row layout: prompt_lengths[r] prompt tokens, `gist_tokens` gists, then the turn. The first
-    `sink_tokens` columns stay visible to the turn in condition "gist" (0 in the paper).
-    """
-    index = torch.arange(total, device=prompt_lengths.device)
-    causal = index[None, :] <= index[:, None]
-    if condition == "positive":
-        return causal.expand(len(prompt_lengths), -1, -1)
-    first_gist = prompt_lengths[:, None]
-    behind = index >= first_gist + gist_tokens  # [R, total], true for the turn
-    hidden = (index >= sink_tokens) & (index < first_gist)
-    if condition == "negative":
-        hidden = ~behind
-    return causal & ~(behind[:, :, None] & hidden[:, None, :])
+Attention = Literal["auto", "dense", "flex"]
 
 
 def add_gist_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -75,7 +58,9 @@ class MaskedGist(nn.Module):
     """Single-pass gist training of a whole model whose vocabulary holds the gist tokens.
 
     `gist_ids` are the ids of the k gist tokens (one id repeated k times in the paper). A
-    `GistAdapter` applied around the call acts on the whole pass.
+    `GistAdapter` applied around the call acts on the whole pass. `attention`: "dense" adds a mask
+    [R, 1, T, T] in the model's own attention implementation, "flex" leaves out the blocks that the
+    mask drops (trains on CUDA only), "auto" is flex where that works and dense elsewhere.
     """
 
     accepts_loss_kwargs = True  # read by transformers.Trainer: forward takes num_items_in_batch
@@ -87,6 +72,7 @@ class MaskedGist(nn.Module):
         *,
         sink_tokens: int = 0,
         condition: Condition = "gist",
+        attention: Attention = "auto",
     ) -> None:
         super().__init__()
         check_gist_support(model)
@@ -96,6 +82,7 @@ class MaskedGist(nn.Module):
         self.gist_ids = gist_ids
         self.sink_tokens = sink_tokens
         self.condition = condition
+        self.attention: Attention = attention
 
     def forward(
         self,
@@ -125,19 +112,18 @@ class MaskedGist(nn.Module):
         lengths = prompt_lengths[turn_prompts]
         ids, columns = self._pack(prompt_ids[turn_prompts], lengths, turn_ids)
         total, k = ids.shape[1], len(self.gist_ids)
-        visible = gist_mask(lengths, k, self.sink_tokens, total, self.condition)
-        dtype = self.model.dtype
-        mask = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
         wanted = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
         wanted.scatter_(1, columns[:, k:], labels != IGNORED)
         kept = wanted.any(0).nonzero().flatten()
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, None],
-            position_ids=torch.arange(total, device=ids.device).expand(len(ids), -1),
-            use_cache=False,
-            logits_to_keep=kept,
-        ).logits
+        flex = self._uses_flex()
+        with flex_attention_in(self.model) if flex else nullcontext():
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=self._mask(lengths, total, flex),
+                position_ids=torch.arange(total, device=ids.device).expand(len(ids), -1),
+                use_cache=False,
+                logits_to_keep=kept,
+            ).logits
         return logits[wanted[:, kept]]
 
     def gist_adapter(self) -> GistAdapter:
@@ -162,6 +148,23 @@ class MaskedGist(nn.Module):
         """Take over the values that `save_checkpoint` wrote."""
         saved = type(self.model).from_pretrained(directory, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
+
+    def _uses_flex(self) -> bool:
+        if self.attention == "auto" and self.model.device.type == "cuda":
+            problem = flex_problem(self.model)
+            if problem is not None:
+                logger.warning("FlexAttention cannot be used, a dense mask is: %s", problem)
+            self.attention = "dense" if problem else "flex"
+        return self.attention == "flex"
+
+    def _mask(self, lengths: Tensor, total: int, flex: bool) -> Tensor | BlockMask:
+        k, sink = len(self.gist_ids), self.sink_tokens
+        if flex:
+            return gist_block_mask(lengths, k, sink, total, self.condition)
+        visible = gist_mask(lengths, k, sink, total, self.condition)
+        dtype = self.model.dtype
+        mask = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+        return mask[:, None]
 
     def _pack(self, prompts: Tensor, lengths: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's prompt, gists and turn without gaps; the columns of gists and turn."""

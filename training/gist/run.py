@@ -27,7 +27,7 @@ from .batch import GistExample
 from .config import GistTrainingConfig
 from .data import DataError, Limits, load_examples
 from .evaluation import ARMS, Arm
-from .masked import MaskedGist, add_gist_token
+from .masked import Attention, MaskedGist, add_gist_token
 from .trainer import GistMethod, GistTrainer, training_arguments
 from .two_pass import TwoPassGist
 
@@ -128,9 +128,10 @@ def _checkpoint(
 
 def _load_model(config: GistTrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     dtype = getattr(torch, config.dtype)
+    attention = "eager" if config.attn_implementation == "eager" else "sdpa"
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype, attn_implementation=config.attn_implementation
+            config.model, dtype=dtype, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(config.model)
     except (OSError, ValueError) as error:
@@ -152,7 +153,14 @@ def _method(
                 "start from"
             )
         gist_ids = [add_gist_token(model, tokenizer)] * config.num_gist_tokens
-        return MaskedGist(model, gist_ids, sink_tokens=config.sink, condition=config.condition)
+        choices: dict[str, Attention] = {"auto": "auto", "flex_attention": "flex"}
+        return MaskedGist(
+            model,
+            gist_ids,
+            sink_tokens=config.sink,
+            condition=config.condition,
+            attention=choices.get(config.attn_implementation, "dense"),
+        )
     adapter = _adapter(config, model, tokenizer, start_from)
     return TwoPassGist(
         model, adapter, distill_weight=config.distill_weight, lm_weight=config.lm_weight
