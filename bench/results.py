@@ -8,13 +8,13 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_PACKAGES = ("gistserve", "torch", "transformers", "numpy")
+_PACKAGES = ("gistserve", "torch", "triton", "transformers", "numpy")
 
 
 def write_result(path: Path, figures: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -39,15 +39,28 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from; ends in "+" with uncommitted changes."""
+    """The commit of the checkout this package runs from; ends in "+" with uncommitted changes.
+
+    None outside a checkout, as in an installed wheel or a copied tree.
+    """
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
         return done.stdout.strip()
 
-    head = git("rev-parse", "HEAD")
-    return (head + ("+" if git("status", "--porcelain") else "")) or None
+    try:
+        head = git("rev-parse", "HEAD")
+        return (head + ("+" if git("status", "--porcelain") else "")) or None
+    except FileNotFoundError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

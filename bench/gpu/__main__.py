@@ -1,0 +1,54 @@
+"""``python -m gistserve.bench.gpu``: is everything right and fast on this GPU?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+LIMIT_S = 480.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0 done, 1 a test failed or an output is wrong, 2 no CUDA
+    device, 3 (of a child) the device stopped answering."""
+    options = _parser().parse_args(arguments)
+    from . import command
+
+    if not options.dry_run and (missing := command.missing_device()):
+        print(missing, file=sys.stderr)
+        return 2
+    if options.child is not None:
+        return command.run_child(options.child, options.journal, options.limit, options.dry_run)
+    return command.run(options.sections, options.limit, options.output, options.dry_run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gistserve.bench.gpu",
+        description="Run the gpu tests, then time the kernels and decode steps, and compare both "
+        "with peers and with what the device can reach. Prints a table and writes one JSON file.",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="JSON file; default: bench/results/gpu_<device>.json"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, help="seconds for everything (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sections", nargs="+", metavar="NAME", help="only these, of all that a run names"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="try the script on the CPU, on tiny sizes"
+    )
+    parser.add_argument("--child", metavar="SECTION", help=argparse.SUPPRESS)
+    parser.add_argument("--journal", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    if "--dry-run" in sys.argv:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
+    raise SystemExit(main())

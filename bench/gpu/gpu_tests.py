@@ -1,0 +1,134 @@
+"""Runs the tests marked ``gpu``, a process a file, and counts what became of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .budget import Deadline
+from .process import kill_group, tail
+from .pytest_journal import JOURNAL_VARIABLE
+
+TESTS = Path(__file__).parents[2] / "tests"
+
+_TOGETHER = 4
+_POLL_S = 0.1
+
+
+@dataclass
+class GpuTestReport:
+    """What became of the tests.
+
+    Attributes:
+        counts: tests by outcome.
+        failures: test and text of each that failed.
+        files: file to its exit status ("killed" at the deadline, or never begun: "not reached").
+        output: the last lines of files that failed as a whole.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    files: dict[str, int | str] = field(default_factory=dict)
+    output: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether tests ran, and every one of every file passed."""
+        return self.counts.get("passed", 0) > 0 and not self.unfinished and not self.failures
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Files of which not every test was run."""
+        return [name for name, status in self.files.items() if status not in (0, 1)]
+
+
+def find_gpu_tests(root: Path = TESTS) -> list[Path]:
+    """Test files that mark something ``gpu``; none where the package lies without its tests."""
+    return [
+        path
+        for path in sorted(root.rglob("test_*.py"))
+        if "mark.gpu" in path.read_text(encoding="utf-8")
+    ]
+
+
+def run_tests(paths: Sequence[Path], folder: Path, deadline: Deadline) -> GpuTestReport:
+    """Run the files' ``gpu`` tests until the deadline, with logs in ``folder``.
+
+    Kernels compile on the host, so files run beside each other; those of the server, which size
+    their pools by the memory they find free, one by one after them.
+    """
+    alone = [path for path in paths if "server" in path.parts]
+    report = GpuTestReport()
+    _run_together(
+        [path for path in paths if path not in alone], _TOGETHER, folder, deadline, report
+    )
+    _run_together(alone, 1, folder, deadline, report)
+    _read_outcomes(report, folder)
+    return report
+
+
+class _FileRun:
+    """One pytest process."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path = path
+        self._log = folder / f"{_name(path)}.log"
+        self._file: IO[str] = self._log.open("w", encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "--tb=short", "-p"]
+        command += ["gistserve.bench.gpu.pytest_journal", "-p", "no:cacheprovider", str(path)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {JOURNAL_VARIABLE: str(folder / f"{_name(path)}.jsonl")},
+            cwd=path.parent,
+            start_new_session=True,
+        )
+
+    def end(self, report: GpuTestReport, status: int | str) -> None:
+        self._file.close()
+        report.files[_name(self.path)] = status
+        if status not in (0, 1, 5):
+            report.output[_name(self.path)] = tail(self._log)
+
+
+def _run_together(
+    paths: Sequence[Path], most: int, folder: Path, deadline: Deadline, report: GpuTestReport
+) -> None:
+    waiting, running = list(paths), list[_FileRun]()
+    while (waiting or running) and not deadline.reached:
+        while waiting and len(running) < most:
+            running.append(_FileRun(waiting.pop(0), folder))
+        time.sleep(_POLL_S)
+        for run in list(running):
+            status = run.process.poll()
+            if status is not None:
+                running.remove(run)
+                run.end(report, 0 if status == 5 else status)  # 5: nothing was marked after all
+    for run in running:
+        kill_group(run.process)
+        run.end(report, "killed")
+    report.files |= {_name(path): "not reached" for path in waiting}
+
+
+def _read_outcomes(report: GpuTestReport, folder: Path) -> None:
+    counts: Counter[str] = Counter()
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            outcome: dict[str, Any] = json.loads(line)
+            counts[outcome["outcome"]] += 1
+            if outcome["outcome"] == "failed":
+                report.failures.append({"test": outcome["test"], "text": outcome["text"]})
+    report.counts = dict(counts)
+
+
+def _name(path: Path) -> str:
+    return "_".join(path.relative_to(TESTS).parts if path.is_relative_to(TESTS) else [path.name])

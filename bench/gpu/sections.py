@@ -1,0 +1,40 @@
+"""What is measured, in which order, and how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import attention, ceilings, decode_step
+from .bench import Bench
+
+TESTS = "tests"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the script that runs in a process of its own.
+
+    Attributes:
+        name: in results and on the command line.
+        share: seconds it may take of the usual 480; shares scale with the limit.
+        run: measures everything. Whatever needs the device happens inside ``Bench.measure``.
+        stall: seconds after which a single measurement counts as hanging.
+    """
+
+    name: str
+    share: float
+    run: Callable[[Bench], None]
+    stall: float = 45.0
+
+
+TESTS_SHARE = 150.0
+SECTIONS = {
+    section.name: section
+    for section in (
+        Section(ceilings.SECTION, 12, ceilings.run),
+        Section(attention.DECODE, 65, attention.run_decode),
+        Section(attention.PREFILL, 35, attention.run_prefill),
+        Section(decode_step.SECTION, 115, decode_step.run, stall=100.0),
+    )
+}

@@ -1,0 +1,63 @@
+"""The command as people call it; all of it runs on the CPU, on tiny sizes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gistserve.bench.gpu.__main__ import main
+from gistserve.bench.gpu.sections import SECTIONS, TESTS
+
+# What the device machine need not have, and the command must not import.
+RUN = """
+import runpy, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"typer", "peft", "fastapi", "uvicorn", "pydantic", "openai"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
+sys.argv = ["gpu", *sys.argv[1:]]
+runpy.run_module("gistserve.bench.gpu", run_name="__main__")
+"""
+
+
+def test_a_dry_run_goes_through_everything(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = ["--dry-run", "--output", str(output), "--limit", "100", "--sections", *SECTIONS]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    data = json.loads(output.read_text())
+    assert data["dry_run"] and set(data["sections"]) == set(SECTIONS)
+    for name, section in data["sections"].items():
+        assert section["status"] == "done" and section["measurements"], name
+        for measurement in section["measurements"]:
+            assert measurement["status"] == "measured", measurement
+    assert data["made_by"]["versions"]["torch"] == torch.__version__
+    assert "DRY RUN" in done.stdout and str(output) in done.stdout
+
+
+def test_a_child_measures_one_section(tmp_path: Path) -> None:
+    journal = tmp_path / "ceilings.jsonl"
+    arguments = ["--dry-run", "--child", "ceilings", "--journal", str(journal), "--limit", "50"]
+    assert main(arguments) == 0
+    assert journal.read_text().count('"status": "measured"') == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("no CUDA device: ") and captured.err.count("\n") == 1
+
+
+def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "--sections", "nonsense"]) == 2
+    assert TESTS in capsys.readouterr().out
