@@ -62,6 +62,18 @@ def serve(
     kv_cache_memory: Annotated[
         str | None, typer.Option(help="Memory for the KV cache of each model, as in 2GiB.")
     ] = None,
+    gpu_memory_utilization: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1.0,
+            help="Share of the GPU's memory that may be in use once the KV cache is allocated.",
+        ),
+    ] = 0.9,
+    enforce_eager: Annotated[
+        bool,
+        typer.Option("--enforce-eager", help="Decode without CUDA graphs: slower, starts faster."),
+    ] = False,
     prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -97,6 +109,8 @@ def serve(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_cache_memory=memory,
+            gpu_memory_utilization=gpu_memory_utilization,
+            enforce_eager=enforce_eager,
             prefix_caching=prefix_caching,
         ),
         listener,

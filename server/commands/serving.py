@@ -40,6 +40,8 @@ class ServeOptions:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_cache_memory: int | None
+    gpu_memory_utilization: float
+    enforce_eager: bool
     prefix_caching: bool
 
     def engine_config(self) -> EngineConfig:
@@ -48,6 +50,8 @@ class ServeOptions:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_memory=self.kv_cache_memory,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            enforce_eager=self.enforce_eager,
             dtype=None if self.dtype == "auto" else getattr(torch, self.dtype),
             device=None if self.device == "auto" else self.device,
             enable_prefix_caching=self.prefix_caching,

@@ -23,6 +23,8 @@ class EngineConfig:
     """Most tokens in a step, prefill chunks and decodes together."""
     kv_cache_memory: int | None = None
     """Bytes for keys and values; ``None`` lets the model runner choose."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a CUDA device's memory that may be in use, where the model runner chooses."""
     block_size: int = 16
     """Slots in a block."""
     dtype: torch.dtype | None = None
@@ -32,6 +34,8 @@ class EngineConfig:
     num_blocks: int | None = None
     """Blocks in the pool, in place of ``kv_cache_memory``."""
     enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    """Capture no decode steps as CUDA graphs."""
     compress_chunk_size: int = 512
     """Tokens that a compression computes between two decoding steps."""
     seed: int = 0
@@ -50,3 +54,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        share = self.gpu_memory_utilization
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, got {share}")

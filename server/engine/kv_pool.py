@@ -13,10 +13,10 @@ from ...compress.cache import GistCache
 from ...kernels.attention import DenseRows
 from .attention_backend import LayerCache
 from .probe import LayerSpec
+from .transfer import upload
 
-# Of the memory free after loading. The CPU's is shared with the page cache and other processes.
+# Of the host's memory free after loading, which the page cache and other processes share.
 _CPU_SHARE = 0.25
-_DEVICE_SHARE = 0.9
 # Dense copies of running sequences, by which the CPU decodes, may take so much of the pool's size.
 _DENSE_SHARE = 0.5
 
@@ -25,11 +25,18 @@ class KVPool:
     """Keys and values of ``num_blocks`` blocks of ``block_size`` slots, in every layer.
 
     Zeroed at first: attention masks unused slots out by adding minus infinity to their scores,
-    which needs them finite.
+    which needs them finite. With ``keep_dense`` running sequences are also kept dense, by which
+    the CPU decodes.
     """
 
     def __init__(
-        self, specs: Sequence[LayerSpec], num_blocks: int, block_size: int, device: torch.device
+        self,
+        specs: Sequence[LayerSpec],
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        keep_dense: bool = False,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -42,7 +49,7 @@ class KVPool:
             for s in specs
         ]
         self.dense: DenseRows | None = None
-        if device.type == "cpu":
+        if keep_dense:
             max_bytes = int(num_blocks * block_bytes(specs, block_size) * _DENSE_SHARE)
             self.dense = DenseRows([(layer.key, layer.value) for layer in self.layers], max_bytes)
 
@@ -54,7 +61,8 @@ class KVPool:
         """
         if not pairs:
             return
-        sources, targets = torch.tensor(pairs, dtype=torch.int64, device=self.device).unbind(1)
+        (places,) = upload([np.array(pairs, dtype=np.int64)], self.device)
+        sources, targets = places.unbind(1)
         self.touch(target for _, target in pairs)
         for layer in self.layers:
             for pages in (layer.key, layer.value):
@@ -125,11 +133,8 @@ def block_bytes(specs: Sequence[LayerSpec], block_size: int) -> int:
     return block_size * sum(spec.bytes_per_slot for spec in specs)
 
 
-def memory_budget(device: torch.device) -> int:
-    """Bytes that a pool may take on ``device``, from what is free there now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * _DEVICE_SHARE)
+def host_memory_budget() -> int:
+    """Bytes that a pool in main memory may take, from what is free now."""
     return int(_available_memory() * _CPU_SHARE)
 
 

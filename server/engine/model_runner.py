@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils.logging import tqdm
 
 from ...compress.cache import GistCache
 from ...kernels.attention import AttentionMetadata, DenseStep
-from .attention_backend import ATTENTION_NAME, CONTEXT_KEYWORD, PagedContext
+from .attention_backend import ATTENTION_NAME, PagedContext
 from .config import EngineConfig
-from .kv_pool import KVPool, block_bytes, memory_budget
+from .decode_capturer import DecodeCapturer
+from .decode_graphs import DecodeGraphs, batch_sizes
+from .device_memory import DeviceMemory
+from .graph_capture import capture_for
+from .kv_pool import KVPool, block_bytes, host_memory_budget
+from .memory_profile import full_step, measure_memory
+from .packed_forward import packed_logits
+from .paged_session import PagedSession
+from .position_limit import choose_max_model_len
 from .probe import LayerSpec, check_class, probe_layers
+from .sampler import Sampler
 from .scheduler_output import SchedulerOutput
+from .static_forward import static_forward
+from .transfer import upload
+
+logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
@@ -26,37 +42,32 @@ class ModelRunner:
     ours, and it is in evaluation mode); weights and module structure are never touched. Calls come
     from one thread at a time.
 
+    On CUDA a step of one token a sequence replays what was captured for its batch size. Every other
+    step, and each step of a model that cannot be captured, runs eagerly.
+
     Args:
         model: any decoder-only causal LM of transformers, on the device where it shall run.
-        config: sizes; ``num_blocks`` or ``kv_cache_memory`` fix the pool, else a share of the
-            memory that is free is taken, up to what ``max_num_seqs`` full sequences need.
+        config: sizes; ``num_blocks`` or ``kv_cache_memory`` fix the pool, else it takes a share of
+            the memory that is free, up to what ``max_num_seqs`` full sequences need.
 
     Raises:
         UnsupportedModelError: the model cannot be served; the message names class and remedy.
-        ValueError: the memory given does not hold a single block.
+        ValueError: the memory given, or left by the weights, does not hold a single block.
     """
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
         check_class(model)
         self.model = model
         self.device = model.device
-        self._restore = (model.config._attn_implementation, model.training)
-        model.set_attn_implementation(ATTENTION_NAME)
-        model.eval()
+        self._config = config
+        self._graphs: DecodeGraphs | None = None
+        self._undo = ExitStack()
         try:
-            self.layer_specs: list[LayerSpec] = probe_layers(model)
-            _check_dtype(config, self.layer_specs)
-            self.max_model_len = _max_model_len(model, config)
-            self.pool = KVPool(
-                self.layer_specs, self._num_blocks(config), config.block_size, self.device
-            )
+            self._bind()
+            self._allocate()
         except BaseException:
             self.close()
             raise
-
-    @property
-    def num_blocks(self) -> int:
-        return self.pool.num_blocks
 
     @property
     def block_size(self) -> int:
@@ -72,61 +83,29 @@ class ModelRunner:
         """Whether a layer's window counts slots, so that slots must equal positions."""
         return any(spec.sliding_window is not None for spec in self.layer_specs)
 
+    @property
+    def captured_sizes(self) -> list[int]:
+        """Batch sizes whose decode steps are replayed, ascending; none where all run eagerly."""
+        return self._graphs.sizes if self._graphs else []
+
     @torch.inference_mode()
     def execute(self, output: SchedulerOutput) -> Tensor:
         """Compute one step.
 
         Returns:
-            Logits ``[R, V]`` in the model's dtype, one row for each of ``output.logits_indices``.
+            Logits ``[R, V]`` in the model's dtype, one row for each of ``output.logits_indices``;
+            valid until the next step.
         """
         self.pool.copy_blocks(output.block_copies)
+        if self._graphs is not None and self._graphs.takes(output):
+            return self._graphs.run(output)
         dense = self._begin_dense(output)
-        metadata = AttentionMetadata.from_numpy(
-            output.query_start_loc,
-            output.seq_lens,
-            output.block_table,
-            output.slot_mapping,
-            max_query_len=output.max_query_len,
-            max_seq_len=output.max_seq_len,
-            device=self.device,
-            dense=dense,
-        )
         try:
-            return self._forward(output, PagedContext(metadata, self.pool.layers))
+            return self._forward(output, dense)
         except BaseException:
             if self.pool.dense is not None:
                 self.pool.dense.reset()
             raise
-
-    def _begin_dense(self, output: SchedulerOutput) -> DenseStep | None:
-        if self.pool.dense is None:
-            return None
-        return self.pool.dense.begin_step(
-            np.array([share.sequence.row for share in output.sequences], dtype=np.int64),
-            output.query_start_loc,
-            output.seq_lens,
-            output.block_table,
-            output.slot_mapping,
-        )
-
-    def _forward(self, output: SchedulerOutput, context: PagedContext) -> Tensor:
-        tokens = torch.from_numpy(output.token_ids).to(self.device)
-        positions = torch.from_numpy(output.positions).to(self.device)
-        every_row = len(output.logits_indices) == output.num_tokens
-        # One row of all tokens; or, which is faster, a column where each sequence has one token.
-        dim = 1 if every_row and output.max_query_len == 1 else 0
-        result = self.model(
-            input_ids=tokens.unsqueeze(dim),
-            position_ids=positions.unsqueeze(dim),
-            use_cache=False,
-            # With 0 the head runs over all rows, without an index.
-            logits_to_keep=0
-            if every_row
-            else torch.from_numpy(output.logits_indices).to(self.device),
-            **{CONTEXT_KEYWORD: context},
-        )
-        logits: Tensor = result.logits.squeeze(dim)
-        return logits
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks ``(source, destination)`` in every layer."""
@@ -144,109 +123,153 @@ class ModelRunner:
 
     def kv_session(self, block_ids: Sequence[int]) -> PagedSession:
         """An empty session over blocks that the caller has set aside for it."""
-        return PagedSession(self, block_ids)
+        return PagedSession(self.model, self.pool, block_ids)
 
     def close(self) -> None:
         """Give the model back as it was; the runner must not be used after."""
-        attention, training = self._restore
-        self.model.set_attn_implementation(attention)
-        self.model.train(training)
+        self._graphs = None
+        self._undo.close()
 
-    def _num_blocks(self, config: EngineConfig) -> int:
+    # --- a step ---
+
+    def _begin_dense(self, output: SchedulerOutput) -> DenseStep | None:
+        if self.pool.dense is None:
+            return None
+        return self.pool.dense.begin_step(
+            np.array([share.sequence.row for share in output.sequences], dtype=np.int64),
+            output.query_start_loc,
+            output.seq_lens,
+            output.block_table,
+            output.slot_mapping,
+        )
+
+    def _forward(self, output: SchedulerOutput, dense: DenseStep | None) -> Tensor:
+        every_row = len(output.logits_indices) == output.num_tokens
+        token_ids, positions, slot_mapping, starts, seq_lens, block_table, rows = upload(
+            (
+                output.token_ids,
+                output.positions,
+                output.slot_mapping,
+                output.query_start_loc,
+                output.seq_lens,
+                output.block_table,
+                output.logits_indices,
+            ),
+            self.device,
+        )
+        metadata = AttentionMetadata(
+            starts,
+            seq_lens,
+            block_table,
+            slot_mapping,
+            output.max_query_len,
+            output.max_seq_len,
+            dense,
+        )
+        return packed_logits(
+            self.model,
+            token_ids,
+            positions,
+            PagedContext(metadata, self.pool.layers),
+            rows=None if every_row else rows,
+            upright=every_row and output.max_query_len == 1,
+        )
+
+    def _decode(self, token_ids: Tensor, positions: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """One token a sequence, on tensors that stay where they are."""
+        context = PagedContext(metadata, self.pool.layers)
+        return packed_logits(self.model, token_ids, positions, context, upright=True)
+
+    # --- the start ---
+
+    def _bind(self) -> None:
+        model, config = self.model, self._config
+        self._undo.callback(model.train, model.training)
+        self._undo.callback(model.set_attn_implementation, model.config._attn_implementation)
+        model.set_attn_implementation(ATTENTION_NAME)
+        model.eval()
+        self.layer_specs: list[LayerSpec] = probe_layers(model)
+        _check_dtype(config, self.layer_specs)
+        self.max_model_len = choose_max_model_len(model, config.max_model_len)
+        self._undo.enter_context(static_forward(model))
+
+    def _allocate(self) -> None:
+        """Make the pool, and capture decode steps on it."""
+        config = self._config
+        make_pool = functools.partial(
+            KVPool, self.layer_specs, block_size=config.block_size, device=self.device
+        )
+        self.pool = make_pool(1)  # enough to try steps on
+        capturer = self._capturer()
+        sizes = batch_sizes(config.max_num_seqs) if capturer else []
+        self.num_blocks = self._num_blocks(capturer, sizes)
+        """Blocks that sequences can use."""
+        if capturer is None:
+            self.pool = make_pool(self.num_blocks, keep_dense=self.device.type == "cpu")
+            return
+        self.pool = make_pool(self.num_blocks + 1)
+        bar = functools.partial(tqdm, desc="Capturing decode steps", unit="size")
+        try:
+            self._graphs = capturer.capture(sizes, scratch_block=self.num_blocks, progress=bar)
+        except RuntimeError as error:
+            self._explain_eager(str(error))
+
+    def _capturer(self) -> DecodeCapturer | None:
+        """What captures decode steps, or None where they shall not or cannot be captured."""
+        capture = None if self._config.enforce_eager else capture_for(self.device)
+        if capture is None:
+            return None
+        max_blocks = -(-self.max_model_len // self.block_size)
+        capturer = DecodeCapturer(self._decode, capture, self.device, self.block_size, max_blocks)
+        obstacle = capturer.obstacle()
+        if obstacle is None:
+            return capturer
+        self._explain_eager(obstacle)
+        return None
+
+    def _explain_eager(self, reason: str) -> None:
+        logger.warning(
+            "%s decodes without CUDA graphs, which is slower: %s",
+            type(self.model).__name__,
+            reason.splitlines()[0],
+        )
+
+    def _num_blocks(self, capturer: DecodeCapturer | None, sizes: Sequence[int]) -> int:
+        config = self._config
         if config.num_blocks is not None:
             return config.num_blocks
         per_block = block_bytes(self.layer_specs, config.block_size)
         if config.kv_cache_memory is not None:
             budget = config.kv_cache_memory
+        elif self.device.type == "cuda":
+            memory = self._measure(capturer, sizes)
+            budget = memory.budget(config.gpu_memory_utilization) - per_block * bool(sizes)
         else:
-            if self.device.type != "cpu":
-                # So that the memory a full step needs is taken before what is free is measured.
-                probe_layers(self.model, config.max_num_batched_tokens)
-            budget = memory_budget(self.device)
+            budget = host_memory_budget()
         if budget < per_block:
             raise ValueError(
                 f"{budget} bytes of memory for keys and values do not hold one block of "
                 f"{config.block_size} slots ({per_block} bytes); raise kv_cache_memory"
             )
-        blocks_per_seq = -(-self.max_model_len // config.block_size)
         if config.kv_cache_memory is not None:
             return budget // per_block
+        blocks_per_seq = -(-self.max_model_len // config.block_size)
         return min(budget // per_block, config.max_num_seqs * blocks_per_seq)
 
-
-class PagedSession:
-    """The compressor's ``KVSession`` over blocks of the pool: one sequence, filled in chunks."""
-
-    def __init__(self, runner: ModelRunner, block_ids: Sequence[int]) -> None:
-        self._runner = runner
-        self._block_ids = list(block_ids)
-        self.num_slots = 0
-
-    @torch.inference_mode()
-    def append(self, inputs_embeds: Tensor, position_ids: Tensor) -> None:
-        """Run the model over ``inputs_embeds [1, T, H]`` at ``position_ids [1, T]``.
-
-        Raises:
-            ValueError: more slots than the session's blocks hold.
-        """
-        runner, count = self._runner, inputs_embeds.shape[1]
-        metadata = AttentionMetadata.build(
-            [count],
-            [self.num_slots + count],
-            [self._block_ids],
-            runner.block_size,
-            runner.device,
+    def _measure(self, capturer: DecodeCapturer | None, sizes: Sequence[int]) -> DeviceMemory:
+        """What steps need, tried out on the pool of one block."""
+        output = full_step(self._config, self.max_model_len)
+        sequences = [share.sequence for share in output.sequences]
+        sampler = Sampler()
+        captures = []
+        if capturer is not None:
+            captures = [functools.partial(capturer.capture, [size]) for size in sizes[:-3:-1]]
+        return measure_memory(
+            self.device,
+            lambda: sampler.sample(self.execute(output), sequences),
+            captures,
+            len(sizes),
         )
-        runner.pool.touch(self._block_ids)
-        runner.model.base_model(
-            inputs_embeds=inputs_embeds.to(runner.device),
-            position_ids=position_ids.to(runner.device),
-            use_cache=False,
-            **{CONTEXT_KEYWORD: PagedContext(metadata, runner.pool.layers)},
-        )
-        self.num_slots += count
-
-    def read(self, slots: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """For each layer key ``[n, Hkv, D]`` and value ``[n, Hkv, Dv]`` of these slots."""
-        if slots and not 0 <= min(slots) <= max(slots) < self.num_slots:
-            raise ValueError(f"slots must lie in 0..{self.num_slots - 1}, got {slots}")
-        return self._runner.read_slots(self._block_ids, slots)
-
-
-def _max_model_len(model: PreTrainedModel, config: EngineConfig) -> int:
-    """Most positions of a sequence: the model's limit, or a smaller one that is asked for."""
-    text_config = model.config.get_text_config(decoder=True)
-    limit = _position_limit(text_config)
-    if config.max_model_len is None:
-        if limit is None:
-            raise ValueError(
-                f"{type(model).__name__} does not say how many positions it has; set max_model_len"
-            )
-        return limit
-    if limit is not None and config.max_model_len > limit:
-        raise ValueError(
-            f"max_model_len is {config.max_model_len}, but {type(model).__name__} can be served "
-            f"with at most {limit} positions"
-        )
-    return config.max_model_len
-
-
-def _position_limit(text_config: Any) -> int | None:
-    """The model's own number of positions, less where its RoPE changes on the way there.
-
-    "dynamic" and "longrope" take their frequencies from the largest position of a forward. Beyond
-    the original length one long sequence would change the others of its batch, and every sequence
-    the meaning of the keys that it has cached.
-    """
-    limits = [getattr(text_config, "max_position_embeddings", None)]
-    rope = getattr(text_config, "rope_parameters", None) or {}
-    for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        if entry.get("rope_type") in ("dynamic", "longrope"):
-            limits.append(
-                entry.get("original_max_position_embeddings")
-                or getattr(text_config, "original_max_position_embeddings", None)
-            )
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _check_dtype(config: EngineConfig, specs: Sequence[LayerSpec]) -> None:

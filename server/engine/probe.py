@@ -66,12 +66,11 @@ def check_class(model: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def probe_layers(model: PreTrainedModel, num_tokens: int = 2) -> list[LayerSpec]:
+def probe_layers(model: PreTrainedModel) -> list[LayerSpec]:
     """The cache shape of each layer of a model that is set to our attention.
 
     Args:
         model: in evaluation mode, its attention implementation set to ``ATTENTION_NAME``.
-        num_tokens: length of the forward (a full step's, to see how much memory it takes).
 
     Raises:
         UnsupportedModelError: a layer does not attend through our function exactly once, or asks
@@ -79,8 +78,8 @@ def probe_layers(model: PreTrainedModel, num_tokens: int = 2) -> list[LayerSpec]
     """
     probe = _Probe()
     device = model.device
-    tokens = torch.zeros(1, num_tokens, dtype=torch.int64, device=device)
-    positions = torch.arange(num_tokens, device=device)[None]
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=device)
+    positions = torch.arange(2, device=device)[None]
     try:
         model(
             input_ids=tokens,

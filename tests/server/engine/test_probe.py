@@ -80,7 +80,7 @@ def test_windows_are_found():
 
 
 def test_the_model_is_given_back_where_the_pool_cannot_be_made(monkeypatch):
-    def no_memory(*_):
+    def no_memory(*_, **__):
         raise torch.OutOfMemoryError("none left")
 
     monkeypatch.setattr(model_runner, "KVPool", no_memory)
