@@ -64,15 +64,11 @@ class PagedInputs:
     @classmethod
     def random(cls, case: AttentionCase, device: BenchDevice, copies: int) -> PagedInputs:
         shape, pages = case.shape, -(-case.length // BLOCK_SIZE)
-        place = {"device": device.device, "dtype": device.dtype}
         tokens, blocks = case.batch * case.new, copies * case.batch * pages
-        query = torch.randn(tokens, shape.num_heads, shape.head_dim, **place)
-        key, value = (
-            torch.randn(tokens, shape.num_kv_heads, shape.head_dim, **place) for _ in range(2)
-        )
+        query = device.randn(tokens, shape.num_heads, shape.head_dim)
+        key, value = (device.randn(tokens, shape.num_kv_heads, shape.head_dim) for _ in range(2))
         key_cache, value_cache = (
-            torch.randn(blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim, **place)
-            for _ in range(2)
+            device.randn(blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim) for _ in range(2)
         )
         tables = torch.randperm(blocks, device=device.device, dtype=torch.int32)
         tables = tables.view(copies, case.batch, pages)
@@ -100,10 +96,10 @@ class DenseInputs:
 
     @classmethod
     def random(cls, case: AttentionCase, device: BenchDevice, copies: int) -> DenseInputs:
-        shape, place = case.shape, {"device": device.device, "dtype": device.dtype}
-        query = torch.randn(case.batch, shape.num_heads, case.new, shape.head_dim, **place)
+        shape = case.shape
+        query = device.randn(case.batch, shape.num_heads, case.new, shape.head_dim)
         size = (case.batch, shape.num_kv_heads, case.length, shape.head_dim)
-        keys, values = ([torch.randn(*size, **place) for _ in range(copies)] for _ in range(2))
+        keys, values = ([device.randn(*size) for _ in range(copies)] for _ in range(2))
         return cls(query, keys, values)
 
     def reference(self) -> Tensor:

@@ -15,21 +15,21 @@ SECTION = "ceilings"
 
 def run(bench: Bench) -> None:
     """Measure a large copy and a large matrix product on random data."""
-    device, dtype = bench.device.device, bench.device.dtype
-    elements = 2**14 if bench.device.tiny else 2**29
-    size = 64 if bench.device.tiny else 8192
+    device, itemsize = bench.device, bench.device.dtype.itemsize
+    elements = 2**14 if device.tiny else 2**29
+    size = 64 if device.tiny else 8192
 
     def copy() -> Prepared:
-        source = torch.randn(elements, device=device, dtype=dtype)
+        source = device.randn(elements)
         target = torch.empty_like(source)
         return Prepared([lambda: target.copy_(source)])
 
     def product() -> Prepared:
-        left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        left, right = (device.randn(size, size) for _ in range(2))
         return Prepared([lambda: left @ right])
 
-    moved = 2.0 * elements * dtype.itemsize
-    bench.measure("copy", {"bytes": elements * dtype.itemsize}, copy, floor_bytes=moved)
+    moved = 2.0 * elements * itemsize
+    bench.measure("copy", {"bytes": elements * itemsize}, copy, floor_bytes=moved)
     bench.measure("matmul", {"size": size}, product, floor_flops=2.0 * size**3)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class BenchDevice:
     def dry_run(cls) -> BenchDevice:
         """The CPU in float32 (Triton's interpreter has no bfloat16 products)."""
         return cls(torch.device("cpu"), torch.float32, 4096, 2**30, tiny=True)
+
+    def randn(self, *size: int) -> Tensor:
+        """Normal random numbers."""
+        return torch.randn(*size, device=self.device, dtype=self.dtype)
 
     def copies(self, input_bytes: float, most: int = 64) -> int:
         """How many sets of inputs to rotate, so that twice the L2 lies between two uses of one."""

@@ -92,7 +92,7 @@ def flex_attention_forward(
         nn.functional.pad(states.to(dtype), (0, 0, 0, filled - tokens))
         for states in (query, key, value)
     )
-    attend = flex_attention if query.device.type == "cpu" else _compiled()
+    attend: Callable[..., Any] = flex_attention if query.device.type == "cpu" else _compiled()
     output = attend(
         query,
         key,
