@@ -50,3 +50,33 @@ def policies(
     write_result(output, figures | {"seed": seed})
     print_report(figures)
     typer.echo(f"written to {output}")
+
+
+@app.command()
+def continual(
+    old: Annotated[Path, typer.Option(exists=True, help="Text the model is trained on first.")],
+    new: Annotated[Path, typer.Option(exists=True, help="Text it is updated with.")],
+    work: Annotated[Path, typer.Option(file_okay=False, help="Folder for data and models.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 500_000,
+    infinite_replay: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Replay of the arm with infinite schedules.")
+    ] = 0.05,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the repeated arms.")] = 3,
+) -> None:
+    """Update a small model with new text in several ways, against training on both from scratch.
+
+    Stopped, it goes on where it stood when the command is given again.
+    """
+    from ..training.continual.source import Source
+    from .continual import ContinualBench, Setup
+    from .continual_report import plot_arms, print_arms
+    from .results import write_result
+
+    setup = Setup(tokens=tokens, infinite_replay=infinite_replay, seeds=seeds)
+    sources = [Source(name=path.stem, path=str(path)) for path in (old, new)]
+    figures = ContinualBench(work, *sources, setup).run()
+    write_result(output, figures | {"old": old.name, "new": new.name})
+    plot_arms(figures, output.with_suffix(".png"))
+    print_arms(figures)
+    typer.echo(f"written to {output}")
