@@ -80,6 +80,16 @@ class BitmapWeight:
         return cls((rows, columns), pack_bits(mask), weight.detach().masked_select(mask))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the values, and of what a layer with this weight takes and gives."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight lies."""
+        return self.values.device
+
+    @property
     def nnz(self) -> int:
         """Stored values, zeros that the mask keeps included."""
         return self.values.numel()

@@ -112,6 +112,16 @@ class SegmentedRows:
         return cls(weight.shape, columns, values, offsets.int(), None)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the values, and of what a layer with this weight takes and gives."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight lies."""
+        return self.values.device
+
+    @property
     def segments(self) -> int:
         """Segments of a row."""
         return -(-self.shape[1] // SEGMENT)
