@@ -8,15 +8,20 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from ...compress.errors import GistError
+from ...compress.sparse import sparse_modules
+from ...compress.sparse.compressed_tensors import is_compressed_tensors, load_compressed_tensors
 from .errors import ModelLoadError, UnsupportedModelError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +35,8 @@ def load_model(
     """Load a causal language model in evaluation mode, with its tokenizer.
 
     Safetensors only, and no code from the repository: a model folder cannot run anything here.
+    Sparse checkpoints of gistserve, and of compressed-tensors where they are not quantised, become
+    sparse linear layers, made ready for the device.
     transformers shows its progress bar while the weights load, unless the program has turned
     progress bars off.
 
@@ -52,11 +59,9 @@ def load_model(
             f"transformers {transformers.__version__}; serve a decoder-only text model"
         )
     tokenizer = _call(source, "tokenizer", AutoTokenizer.from_pretrained, source)
-    model, report = _call(
+    model, report = _load(
         source,
-        "weights",
-        AutoModelForCausalLM.from_pretrained,
-        source,
+        config,
         dtype="auto" if dtype is None else dtype,
         use_safetensors=True,
         output_loading_info=True,
@@ -68,7 +73,20 @@ def load_model(
             "them; download the model again"
         )
     logger.info("loaded %s: %s, %s, on %s", source, type(model).__name__, model.dtype, place)
-    return _call(source, "weights", model.eval().to, place), tokenizer
+    _call(source, "weights", model.eval().to, place)
+    for module in sparse_modules(model).values():
+        _call(source, "weights", module.prepare)
+    return model, tokenizer
+
+
+def _load(source: str, config: PreTrainedConfig, **options: Any) -> Any:
+    if not is_compressed_tensors(config):
+        return _call(source, "weights", AutoModelForCausalLM.from_pretrained, source, **options)
+    folder = source
+    if not Path(source).is_dir():
+        patterns = ["*.json", "*.safetensors"]
+        folder = _call(source, "weights", snapshot_download, source, allow_patterns=patterns)
+    return _call(source, "weights", load_compressed_tensors, Path(folder), config, **options)
 
 
 def _device(device: torch.device | str | None) -> torch.device:
@@ -112,6 +130,8 @@ def _call(source: str, what: str, load: Any, *args: Any, **options: Any) -> Any:
         raise ModelLoadError(
             f"{source} does not fit the device's memory; choose another dtype or device"
         ) from error
+    except GistError as error:
+        raise ModelLoadError(f"cannot load the {what} of {source}: {error}") from error
     except Exception as error:
         raise ModelLoadError(f"cannot load the {what} of {source}: {_reason(error)}") from error
 

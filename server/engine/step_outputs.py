@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .engine_stats import EngineCounters
@@ -12,6 +11,7 @@ from .request import RequestOutput, TokenLogprob
 from .sampler import SampledTokens
 from .scheduler_output import ScheduledSequence, SchedulerOutput
 from .sequence import Sequence
+from .transfer import upload
 
 
 def sampling_rows(output: SchedulerOutput, logits: Tensor) -> tuple[Tensor, list[Sequence]]:
@@ -28,7 +28,8 @@ def sampling_rows(output: SchedulerOutput, logits: Tensor) -> tuple[Tensor, list
         if share.num_logits and share.sequence.wants_prompt_logprobs:
             _add_prompt_logprobs(share, logits[end - share.num_logits : end])
     last = [end - 1 for share, end in zip(output.sequences, ends, strict=True) if share.samples]
-    return logits[torch.tensor(last, dtype=torch.int64, device=logits.device)], sequences
+    (rows,) = upload([np.array(last, dtype=np.int64)], logits.device)
+    return logits[rows], sequences
 
 
 def _add_prompt_logprobs(share: ScheduledSequence, logits: Tensor) -> None:

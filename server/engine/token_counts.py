@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .sequence import Sequence
+from .transfer import upload
 
 
 class TokenCounts:
@@ -15,19 +17,32 @@ class TokenCounts:
         self, rows: list[int], sequences: list[Sequence], vocab_size: int, device: torch.device
     ) -> None:
         params = [s.request.sampling for s in sequences]
-        self._rows = rows
-        self._row_index = torch.tensor(rows, device=device)
-        self._range = torch.arange(len(rows), device=device)
+        lengths = [len(s.token_ids) for s in sequences]
+        tokens = np.concatenate([np.array(s.token_ids, dtype=np.int64) for s in sequences])
+        is_output = np.concatenate(
+            [np.arange(n) >= s.num_prompt_tokens for n, s in zip(lengths, sequences, strict=True)]
+        )
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        penalties = np.array(
+            [[p.repetition_penalty, p.frequency_penalty, p.presence_penalty] for p in params],
+            dtype=np.float32,
+        )
+        self._rows, self._range, owner, token, output, penalty = upload(
+            (
+                np.array(rows),
+                np.arange(len(rows)),
+                owners,
+                tokens,
+                is_output.astype(np.float32),
+                penalties,
+            ),
+            device,
+        )
+        self._repetition, self._frequency, self._presence = penalty.split(1, dim=1)
         self._output = torch.zeros(len(rows), vocab_size, device=device)
         self._seen = torch.zeros(len(rows), vocab_size, dtype=torch.bool, device=device)
-        for index, sequence in enumerate(sequences):
-            tokens = torch.tensor(sequence.token_ids, device=device)
-            self._seen[index, tokens] = True
-            output = tokens[sequence.num_prompt_tokens :]
-            self._output[index] = torch.bincount(output, minlength=vocab_size)
-        self._repetition = torch.tensor([[p.repetition_penalty] for p in params], device=device)
-        self._frequency = torch.tensor([[p.frequency_penalty] for p in params], device=device)
-        self._presence = torch.tensor([[p.presence_penalty] for p in params], device=device)
+        self._seen[owner, token] = True
+        self._output.index_put_((owner, token), output, accumulate=True)
 
     @classmethod
     def build(
@@ -45,16 +60,15 @@ class TokenCounts:
         Repetition divides positive logits and multiplies negative ones (CTRL, arXiv 1909.05858);
         frequency and presence are subtracted for output tokens, as OpenAI documents them.
         """
-        chosen = logits[self._row_index]
+        chosen = logits[self._rows]
         repeated = torch.where(chosen > 0, chosen / self._repetition, chosen * self._repetition)
         chosen = torch.where(self._seen, repeated, chosen)
         chosen -= self._frequency * self._output
         chosen -= self._presence * (self._output > 0)
-        logits[self._row_index] = chosen
+        logits[self._rows] = chosen
 
-    def add(self, token_ids: list[int]) -> None:
+    def add(self, token_ids: Tensor) -> None:
         """Counts the tokens [R] that the batch drew; invalid ones are harmless, as they end it."""
-        drawn = torch.tensor([max(token_ids[row], 0) for row in self._rows])
-        drawn = drawn.to(self._output.device)
+        drawn = token_ids[self._rows].clamp(min=0)
         self._output[self._range, drawn] += 1
         self._seen[self._range, drawn] = True

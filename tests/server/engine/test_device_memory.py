@@ -90,7 +90,7 @@ def as_if_on_cuda(monkeypatch, memory, asked):
 @pytest.mark.parametrize("graphs", [False, True])
 def test_blocks_by_measured_memory(graphs, monkeypatch):
     per_block = 3 * 2 * 2 * 8 * 4 * 16  # layers, key and value, heads, size, bytes, slots
-    memory = DeviceMemory(total=100 * per_block, in_use=30 * per_block, step=5 * per_block, graphs=0)
+    memory = DeviceMemory(100 * per_block, in_use=30 * per_block, step=5 * per_block, graphs=0)
     asked = {}
     as_if_on_cuda(monkeypatch, memory, asked)
     if graphs:

@@ -21,12 +21,13 @@ def run_all(driver, tag=""):
     return {name: driver.tokens(name + tag) for name in PROMPTS}
 
 
-@pytest.fixture
-def make_driver():
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def make_driver(request):
     drivers = []
 
     def make(family, **config):
-        drivers.append(Driver(tiny_model(family), **config))
+        model = tiny_model(family).to(request.param)
+        drivers.append(Driver(model, max_num_seqs=8, **config))
         return drivers[-1]
 
     yield make

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gistserve.server.engine import sampler as sampler_module
 from gistserve.server.engine.request import Request, SamplingParams
 from gistserve.server.engine.sampler import Sampler, draw
 from gistserve.server.engine.sampling_filter import SamplingFilter
@@ -102,6 +103,54 @@ def test_nucleus_of_a_large_flat_vocabulary_is_found_beyond_the_first_candidates
     for row, params in enumerate(rows):
         mass = probs[row][kept[row]].sum()
         assert params.top_p <= mass < params.top_p + 2 * probs[row].max()
+
+
+@pytest.mark.parametrize("num_candidates", [5, 20, VOCAB])
+def test_nuclei_among_few_candidates_are_exact_or_known_not_to_be(num_candidates):
+    logits = random_logits(6)
+    rows = [SamplingParams(top_p=p, top_k=40) for p in (0.3, 0.8, 0.99, 0.5, 0.9, 0.6)]
+    whole = SamplingFilter.build(rows, torch.device("cpu"))
+    alone = [SamplingFilter.build([row], torch.device("cpu")) for row in rows]
+    expected = whole.apply(logits)
+    exact = []
+    for row, one in enumerate(alone):
+        probs, found = one.apply_among(logits[row : row + 1], num_candidates)
+        assert bool(found) or num_candidates < VOCAB
+        exact.append(bool(found))
+        if found:
+            torch.testing.assert_close(probs[0], expected[row], rtol=0, atol=0)
+    assert any(exact) and (all(exact) or num_candidates < VOCAB)
+    assert bool(whole.apply_among(logits, num_candidates)[1]) == all(exact)
+
+
+@pytest.mark.parametrize("sizes", [[VOCAB], [3, VOCAB], [3, 20, VOCAB]])
+def test_tokens_drawn_as_on_a_device_are_the_same(sizes, monkeypatch):
+    """Candidates are too few for some steps, which are drawn again by the same numbers."""
+    params = [{"top_p": 0.9}, {"top_p": 0.2, "seed": 4}, {}, {"temperature": 0, "logprobs": 2}]
+    params += [{"top_p": 0.7, "presence_penalty": 1.5, "logprobs": 1}]
+    draws = []
+    for attempts in (None, sizes):
+        if attempts:
+            monkeypatch.setattr(sampler_module, "_attempts", lambda logits: sizes)
+        sampler, sequences = Sampler(seed=3), [seq(**p) for p in params]
+        drawn = []
+        for step in range(20):
+            logits = random_logits(len(params), seed=step) / (1 + step % 3)
+            sampled = sampler.sample(logits, sequences)
+            drawn.append((sampled.token_ids, sampled.logprobs))
+            for sequence, token in zip(sequences, sampled.token_ids, strict=True):
+                sequence.token_ids.append(token)
+        draws.append(drawn)
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_best_tokens_as_on_a_device(bad):
+    logits = random_logits(4).bfloat16()
+    logits[2] = bad
+    expected = logits.argmax(-1).tolist()
+    expected[2] = INVALID_TOKEN
+    assert sampler_module._best(logits) == sampler_module._best_on_cpu(logits) == expected
 
 
 def test_repetition_penalty_equals_transformers():
