@@ -92,8 +92,7 @@ def flex_attention_forward(
         nn.functional.pad(states.to(dtype), (0, 0, 0, filled - tokens))
         for states in (query, key, value)
     )
-    attend: Callable[..., Any] = flex_attention if query.device.type == "cpu" else _compiled()
-    output = attend(
+    output = _attention_on(query.device.type)(
         query,
         key,
         value,
@@ -107,6 +106,12 @@ def flex_attention_forward(
         output, aux = output
         output = output * torch.sigmoid(aux.lse - s_aux[:, None])[..., None].to(dtype)
     return output[:, :, :tokens].transpose(1, 2).contiguous(), None
+
+
+def _attention_on(device_type: str) -> Callable[..., Any]:
+    if device_type == "cpu":
+        return flex_attention
+    return _compiled()
 
 
 @cache
