@@ -58,7 +58,7 @@ def continual(
     new: Annotated[Path, typer.Option(exists=True, help="Text it is updated with.")],
     work: Annotated[Path, typer.Option(file_okay=False, help="Folder for data and models.")],
     output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 500_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 200_000,
     infinite_replay: Annotated[
         float, typer.Option(min=0, max=0.99, help="Replay of the arm with infinite schedules.")
     ] = 0.05,
@@ -75,8 +75,8 @@ def continual(
 
     setup = Setup(tokens=tokens, infinite_replay=infinite_replay, seeds=seeds)
     sources = [Source(name=path.stem, path=str(path)) for path in (old, new)]
-    figures = ContinualBench(work, *sources, setup).run()
-    write_result(output, figures | {"old": old.name, "new": new.name})
+    for figures in ContinualBench(work, *sources, setup).run():
+        write_result(output, {"old": old.name, "new": new.name} | figures)
     plot_arms(figures, output.with_suffix(".png"))
     print_arms(figures)
     typer.echo(f"written to {output}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -32,17 +33,17 @@ class Setup:
     infinite_replay: share of replay in the update that goes on with an infinite schedule.
     """
 
-    tokens: int = 500_000
+    tokens: int = 200_000
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4
     vocabulary: int = 2048
     sequence_length: int = 128
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 4e-3
     infinite_replay: float = 0.05
-    evaluations: int = 8
-    eval_rows: int = 128
+    evaluations: int = 5
+    eval_rows: int = 96
     seeds: int = 3
 
 
@@ -89,19 +90,19 @@ class ContinualBench:
         if not (self._data / "tokenizer").exists():
             self._prepare(old, new)
 
-    def run(self) -> dict[str, Any]:
-        """Every arm with the first seed, then the repeated ones; all curves and a summary."""
-        runs = [self._run(arm, 0) for arm in self._arms.values()]
-        updates = [run for run in runs if run["arm"].endswith("% replay") and run["replay"]]
-        best = min(updates, key=lambda run: run["final"]["average"])["arm"]
-        for seed in range(1, self._setup.seeds):
-            runs += [self._run(self._arms[name], seed) for name in (*REPEATED, best)]
-        return {
-            "setup": asdict(self._setup),
-            "best_replay": best,
-            "summary": list(summarise(runs)),
-            "runs": runs,
-        }
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Every arm with the first seed, then the repeated ones; the figures after each run."""
+        runs: list[dict[str, Any]] = []
+        for arm in self._arms.values():
+            runs.append(self._run(arm, 0))
+            yield self._figures(runs)
+        repeated = [self._arms[name] for name in (*REPEATED, best_replay(runs))]
+        for arm, seed in product(repeated, range(1, self._setup.seeds)):
+            runs.append(self._run(arm, seed))
+            yield self._figures(runs)
+
+    def _figures(self, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"setup": asdict(self._setup), "summary": list(summarise(runs)), "runs": [*runs]}
 
     def _prepare(self, old: Source, new: Source) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
@@ -198,6 +199,13 @@ class ContinualBench:
     def _folder(self, arm: str, seed: int) -> Path:
         name = arm.replace("%", "pct").replace(",", "").replace(" ", "-")
         return self._work / "runs" / f"{name}-seed{seed}"
+
+
+def best_replay(runs: Sequence[dict[str, Any]]) -> str:
+    """The replaying arm with the lowest average loss in the first seed."""
+    names = {f"{ratio:.0%} replay" for ratio in REPLAY}
+    replayed = [run for run in runs if run["arm"] in names and run["seed"] == 0]
+    return str(min(replayed, key=lambda run: run["final"]["average"])["arm"])
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
