@@ -1,4 +1,4 @@
-"""What can go wrong with compressed prompts; every message names the value and the remedy."""
+"""What can go wrong with compressed prompts and models; messages name the value and the remedy."""
 
 
 class GistError(Exception):
@@ -45,3 +45,11 @@ class PromptNotFoundError(GistStoreError, KeyError):
 
 class PromptNameTakenError(GistStoreError, ValueError):
     """Another prompt of the same owner and model already has this name."""
+
+
+class SparsityError(GistError, ValueError):
+    """A model cannot be made sparse as asked; the message names the setting or the module."""
+
+
+class SparseCheckpointError(GistError, ValueError):
+    """A sparse checkpoint is broken, contradicts its config.json, or is of an unknown format."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from .adapter import GistAdapter
 from .errors import FingerprintError
+from .sparse.config import QUANT_METHOD as SPARSE_METHOD
 from .weights_hash import hash_tensors, hash_weight_files, weights_hash
 
 _VERSION = "v1"
@@ -71,7 +72,7 @@ def model_fingerprint(
     renames or merges tensors when it loads them (mixtures of experts).
     Raises FingerprintError when weights cannot be read (meta tensors, missing files).
     """
-    config = model.config.to_dict()
+    config = _without_storage(model.config.to_dict())
     weights = weights_hash(model) if source is None else hash_weight_files(source)
     return _join(
         {
@@ -134,6 +135,13 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         kept[name] = value
     return kept
+
+
+def _without_storage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a sparse checkpoint says about its making; which weights are zero is hashed."""
+    quantization = config.get("quantization_config") or {}
+    ours = quantization.get("quant_method") == SPARSE_METHOD
+    return {k: v for k, v in config.items() if not (ours and k == "quantization_config")}
 
 
 def _pick(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

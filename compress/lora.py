@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ..kernels.sparse import SparseLinear
 from .config import GistAdapterError
 
 PEFT_CONFIG_NAME = "adapter_config.json"
@@ -86,10 +87,11 @@ class Site:
 
 
 def _features(module: nn.Module) -> tuple[int, int]:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+    """Input and output features."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    assert isinstance(module, nn.Linear | SparseLinear)
+    return module.in_features, module.out_features
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -98,7 +100,7 @@ def linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D | SparseLinear) and module is not head
     }
 
 
