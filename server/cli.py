@@ -1,4 +1,4 @@
-"""The command line: `gistserve serve | prompts | chat | demo | train | bench`.
+"""The command line: `gistserve serve | prompts | chat | demo | compress | train | bench`.
 
 `train` and `bench` belong to other wings of the package and are imported only when they are asked
 for, so that a server never imports a trainer.
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from .commands import chat, demo, prompts, serve
+from .commands import chat, compress, demo, prompts, serve
 
 _LAZY_COMMANDS = {"train": "..training.cli", "bench": "..bench.cli"}
 
@@ -41,6 +41,7 @@ app.command("serve")(serve.serve)
 app.add_typer(prompts.app, name="prompts")
 app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)
+app.add_typer(compress.app, name="compress")
 
 
 def _print_version(value: bool) -> None:
