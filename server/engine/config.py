@@ -36,6 +36,9 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     """Capture no decode steps as CUDA graphs."""
+    fuse_projections: bool | None = None
+    """Compute projections of one input (queries, keys and values; gate and up) as one product;
+    ``None`` does on CUDA."""
     compress_chunk_size: int = 512
     """Tokens that a compression computes between two decoding steps."""
     seed: int = 0

@@ -20,13 +20,14 @@ from .config import EngineConfig
 from .decode_capturer import DecodeCapturer
 from .decode_graphs import DecodeGraphs, batch_sizes
 from .device_memory import DeviceMemory
+from .fused_projections import fused_projections
 from .graph_capture import capture_for
 from .kv_pool import KVPool, block_bytes, host_memory_budget
 from .memory_profile import full_step, measure_memory
 from .packed_forward import packed_logits
 from .paged_session import PagedSession
 from .position_limit import choose_max_model_len
-from .probe import LayerSpec, check_class, probe_layers
+from .probe import LayerSpec, check_class, probe_layers, try_shapes
 from .sampler import Sampler
 from .scheduler_output import SchedulerOutput
 from .static_forward import static_forward
@@ -39,8 +40,8 @@ class ModelRunner:
     """A model bound to our attention, and the pool that its keys and values live in.
 
     Until :meth:`close` the model runs through this object alone (its attention implementation is
-    ours, and it is in evaluation mode); weights and module structure are never touched. Calls come
-    from one thread at a time.
+    ours, and it is in evaluation mode). Names, modules and values of its weights stay as they are;
+    where projections are fused, weights move to other memory. Calls come from one thread at a time.
 
     On CUDA a step of one token a sequence replays what was captured for its batch size. Every other
     step, and each step of a model that cannot be captured, runs eagerly.
@@ -60,6 +61,8 @@ class ModelRunner:
         self.model = model
         self.device = model.device
         self._config = config
+        self.num_fused_projections = 0
+        """Groups of linear layers that are computed as one."""
         self._graphs: DecodeGraphs | None = None
         self._undo = ExitStack()
         try:
@@ -192,6 +195,10 @@ class ModelRunner:
         _check_dtype(config, self.layer_specs)
         self.max_model_len = choose_max_model_len(model, config.max_model_len)
         self._undo.enter_context(static_forward(model))
+        fuse = config.fuse_projections
+        if fuse or (fuse is None and self.device.type == "cuda"):
+            fused = fused_projections(model, functools.partial(try_shapes, model))
+            self.num_fused_projections = self._undo.enter_context(fused)
 
     def _allocate(self) -> None:
         """Make the pool, and capture decode steps on it."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .attention_backend import CONTEXT_KEYWORD, AttentionCall
 from .errors import UnsupportedModelError
+from .packed_forward import packed_logits
 
 _REMEDY = (
     "Serve a decoder-only model whose layers are all softmax attention through transformers' "
@@ -34,8 +35,8 @@ class LayerSpec:
         return self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
-class _Probe:
-    """Attends over the new tokens alone and remembers who asked."""
+class Probe:
+    """An attention context that attends over the new tokens alone and remembers who asked."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[AttentionCall, bool, dict[str, Any]]] = []
@@ -76,7 +77,7 @@ def probe_layers(model: PreTrainedModel) -> list[LayerSpec]:
         UnsupportedModelError: a layer does not attend through our function exactly once, or asks
             for something that paged attention does not do.
     """
-    probe = _Probe()
+    probe = Probe()
     device = model.device
     tokens = torch.zeros(1, 2, dtype=torch.int64, device=device)
     positions = torch.arange(2, device=device)[None]
@@ -98,7 +99,16 @@ def probe_layers(model: PreTrainedModel) -> list[LayerSpec]:
     return [_shape(call) for call in layers]
 
 
-def _check_calls(name: str, probe: _Probe, config: Any) -> None:
+@torch.inference_mode()
+def try_shapes(model: PreTrainedModel) -> None:
+    """Run a bound model once in each shape of batch: tokens in a row, and one of each sequence."""
+    tokens = torch.zeros(2, dtype=torch.int64, device=model.device)
+    positions = torch.arange(2, device=model.device)
+    for upright in (False, True):
+        packed_logits(model, tokens, positions, Probe(), upright=upright)
+
+
+def _check_calls(name: str, probe: Probe, config: Any) -> None:
     asked = sorted(call.layer for call, _, _ in probe.calls)
     num_layers = config.num_hidden_layers
     if asked != list(range(num_layers)):
