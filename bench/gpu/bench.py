@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,11 +22,19 @@ _CRASHES_OF_AN_ARM = 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """Calls over inputs that are ready, and what the first one must give."""
+    """Calls over inputs that are ready, and what is known of them.
+
+    Attributes:
+        calls: each over inputs of its own.
+        reference: gives the first call's output in float64; called after it.
+        floor_bytes: the fewest that a call must move, where only the inputs tell.
+        facts: further figures.
+    """
 
     calls: Sequence[Call]
     reference: Callable[[], Tensor] | None = None
-    """The first call's output in float64; called after it."""
+    floor_bytes: float | None = None
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 class DevicePoisoned(RuntimeError):
@@ -60,7 +68,6 @@ class Bench:
         method: Method = "graph",
         floor_bytes: float | None = None,
         floor_flops: float | None = None,
-        facts: dict[str, float] | None = None,
     ) -> Measurement:
         """Check and time one arm on one case; never raises but for a dead device.
 
@@ -77,7 +84,6 @@ class Bench:
             "measured",
             floor_bytes=floor_bytes,
             floor_flops=floor_flops,
-            facts=facts or {},
         )
         if (known := self._journal.find(arm, case)) is not None:
             return known
@@ -98,11 +104,10 @@ class Bench:
             torch.cuda.empty_cache()
         return result
 
-    def skip(self, arm: str, case: Case, note: str) -> None:
-        """Record an arm that does not apply or is not installed."""
-        self._journal.record(Measurement(self._journal.section, arm, case, "failed", note=note))
-
     def _run(self, result: Measurement, prepared: Prepared, method: Method) -> None:
+        result.facts = prepared.facts
+        if prepared.floor_bytes is not None:
+            result.floor_bytes = prepared.floor_bytes
         if prepared.reference is not None:
             result.error = _relative_error(prepared.calls[0], prepared.reference)
             if not result.error <= TOLERANCE:

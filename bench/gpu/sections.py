@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import attention, ceilings, decode_step
+from . import attention, ceilings, decode_step, sparse
 from .bench import Bench
 
 TESTS = "tests"
@@ -28,13 +28,14 @@ class Section:
     stall: float = 45.0
 
 
-TESTS_SHARE = 150.0
+TESTS_SHARE = 130.0
 SECTIONS = {
     section.name: section
     for section in (
-        Section(ceilings.SECTION, 12, ceilings.run),
+        Section(ceilings.SECTION, 10, ceilings.run),
         Section(attention.DECODE, 65, attention.run_decode),
         Section(attention.PREFILL, 35, attention.run_prefill),
-        Section(decode_step.SECTION, 115, decode_step.run, stall=100.0),
+        Section(sparse.SECTION, 120, sparse.run),
+        Section(decode_step.SECTION, 110, decode_step.run, stall=100.0),
     )
 }

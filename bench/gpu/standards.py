@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from . import attention
+from . import attention, sparse
 from .floor import Ceilings
 from .measurement import Case, Measurement
 
@@ -15,6 +15,7 @@ Outcome = Literal["pass", "FAIL", "not measured"]
 DECODE_LENGTH = 32_768
 DECODE_SHARE = 0.85
 PREFILL_SHARE = 0.80
+NOISE = 0.03
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Verdict:
 
 def judge(measurements: Sequence[Measurement], ceilings: Ceilings) -> list[Verdict]:
     """Every standard on every case of a run that it speaks of."""
-    return [*_decode(measurements, ceilings), *_prefill(measurements)]
+    return [*_decode(measurements, ceilings), *_prefill(measurements), *_sparse(measurements)]
 
 
 def _decode(measurements: Sequence[Measurement], ceilings: Ceilings) -> list[Verdict]:
@@ -69,6 +70,33 @@ def _prefill(measurements: Sequence[Measurement]) -> list[Verdict]:
         for m in measurements
         if (m.section, m.arm) == (attention.PREFILL, attention.OURS)
     ]
+
+
+def _sparse(measurements: Sequence[Measurement]) -> list[Verdict]:
+    verdicts = []
+    for m in measurements:
+        if (m.section, m.arm) != (sparse.SECTION, sparse.LAYER):
+            continue
+        speed = speed_over(m, sparse.DENSE, measurements)
+        one = m.case["batch"] == 1
+        if one and m.case["sparsity"] == 0.9:
+            verdicts += [
+                Verdict(m.section, m.case, "90% sparse, one vector: 3x over cuBLAS", 3.0, speed),
+                Verdict(
+                    m.section,
+                    m.case,
+                    "90% sparse: 6x less memory",
+                    6.0,
+                    m.facts.get("times_smaller"),
+                ),
+            ]
+        elif one and m.case["sparsity"] == 0.5:
+            standard = "50% sparse, one vector: 1.15x over cuBLAS"
+            verdicts.append(Verdict(m.section, m.case, standard, 1.15, speed))
+        else:
+            standard = f"other sparse layers: never slower than cuBLAS (noise of {NOISE:.0%})"
+            verdicts.append(Verdict(m.section, m.case, standard, 1 - NOISE, speed))
+    return verdicts
 
 
 def speed_over(ours: Measurement, arm: str, measurements: Sequence[Measurement]) -> float | None:
