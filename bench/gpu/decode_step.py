@@ -6,60 +6,53 @@ import gc
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-
 from ...server.engine.config import EngineConfig
 from ...server.engine.model_runner import ModelRunner
 from .bench import Bench, Prepared
 from .decode_inputs import blocks_needed, decode_step
 from .device import BenchDevice
+from .measurement import Case
 from .model_shapes import LLAMA_1B, LLAMA_8B, TINY, ModelShape
+from .random_models import RandomModel
 
 SECTION = "decode_step"
 
-ARMS = ("eager", "graphs")
+ARMS = ("graphs", "eager")
+_SPARSITY = 0.9
 _BATCHES = (1, 8, 64)
 _LENGTH = 1024
-_MAX_MODEL_LEN = 8192
 
 
 def run(bench: Bench) -> None:
-    """Time steps of both models with and without CUDA graphs, the device waited for after each."""
+    """Time steps with and without CUDA graphs, the device waited for after each."""
     tiny = bench.device.tiny
-    length = 24 if tiny else _LENGTH
-    runners = RunnerShelf(bench.device, max(_batches(bench.device)), length)
-    for shape in (TINY,) if tiny else (LLAMA_1B, LLAMA_8B):
-        for arm in ARMS:
-            for batch in _batches(bench.device):
-                bench.measure(
-                    arm,
-                    {"model": shape.name, "batch": batch, "length": length},
-                    partial(_prepare, runners, shape, arm, batch, length),
-                    method="host",
-                    floor_bytes=step_bytes(shape, batch, length, bench.device.dtype.itemsize),
-                )
+    batches, length = ((1, 2), 24) if tiny else (_BATCHES, _LENGTH)
+    runners = RunnerShelf(bench.device, max(batches), length)
+    for sparsity in (0.0, _SPARSITY):
+        for shape in (TINY,) if tiny else (LLAMA_1B, LLAMA_8B):
+            for arm in ARMS:
+                for batch in batches:
+                    case: Case = {"model": shape.name, "sparsity": sparsity, "batch": batch}
+                    call = partial(_prepare, runners, shape, sparsity, arm, batch)
+                    bench.measure(arm, case | {"length": length}, call, method="host")
 
 
-def step_bytes(shape: ModelShape, batch: int, length: int, itemsize: int) -> float:
-    """Weights read once, but for an untied embedding table; keys and values of all sequences."""
-    attention = 2 * shape.hidden_size * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
-    layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
-    head = shape.hidden_size * shape.vocab_size + shape.hidden_size
-    slot = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    return float(itemsize) * (shape.num_layers * layer + head + batch * length * slot)
-
-
-def _batches(device: BenchDevice) -> tuple[int, ...]:
-    return (1, 2) if device.tiny else _BATCHES
+def kv_bytes(shape: ModelShape, slots: int, itemsize: int) -> float:
+    """Bytes of the keys and values of so many slots in all layers."""
+    return 2.0 * slots * shape.num_layers * shape.num_kv_heads * shape.head_dim * itemsize
 
 
 def _prepare(
-    runners: RunnerShelf, shape: ModelShape, arm: str, batch: int, length: int
+    runners: RunnerShelf, shape: ModelShape, sparsity: float, arm: str, batch: int
 ) -> Prepared:
-    runner = runners.get(shape, arm)
-    output = decode_step(batch, length, runner.block_size, shape.vocab_size)
-    return Prepared([partial(runner.execute, output)])
+    runner = runners.get(shape, sparsity, arm)
+    output = decode_step(batch, runners.length, runner.block_size, shape.vocab_size)
+    kept = kv_bytes(shape, batch * runners.length, runners.device.dtype.itemsize)
+    return Prepared(
+        [partial(runner.execute, output)],
+        floor_bytes=runners.weight_bytes + kept,
+        facts={"weight_bytes": runners.weight_bytes, "kv_bytes": kept},
+    )
 
 
 @dataclass
@@ -75,29 +68,35 @@ class RunnerShelf:
     device: BenchDevice
     max_batch: int
     length: int
-    _model: tuple[ModelShape, PreTrainedModel] | None = None
+    _model: tuple[tuple[ModelShape, float], RandomModel] | None = None
     _runner: tuple[str, ModelRunner] | None = None
 
-    def get(self, shape: ModelShape, arm: str) -> ModelRunner:
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of weights that a step of the current model reads."""
+        assert self._model is not None
+        return self._model[1].weight_bytes
+
+    def get(self, shape: ModelShape, sparsity: float, arm: str) -> ModelRunner:
         """The runner of a model by the arm's settings."""
-        if self._model is None or self._model[0] != shape:
+        if self._model is None or self._model[0] != (shape, sparsity):
             self._drop_runner()
             self._model = None
             gc.collect()
-            self._model = shape, random_model(shape, self.device)
+            self._model = (shape, sparsity), RandomModel.make(shape, sparsity, self.device)
         if self._runner is None or self._runner[0] != arm:
             self._drop_runner()
             self._runner = arm, self._make(self._model[1], arm)
         return self._runner[1]
 
-    def _make(self, model: PreTrainedModel, arm: str) -> ModelRunner:
+    def _make(self, model: RandomModel, arm: str) -> ModelRunner:
         config = EngineConfig(
-            max_model_len=model.config.max_position_embeddings,
+            max_model_len=model.model.config.max_position_embeddings,
             max_num_seqs=self.max_batch,
             num_blocks=blocks_needed(self.max_batch, self.length, EngineConfig().block_size),
             enforce_eager=arm == "eager",
         )
-        runner = ModelRunner(model, config)
+        runner = ModelRunner(model.model, config)
         for layer in runner.pool.layers:  # arithmetic on zeros takes less power, and time
             layer.key.normal_()
             layer.value.normal_()
@@ -108,11 +107,3 @@ class RunnerShelf:
             self._runner[1].close()
             self._runner = None
             gc.collect()
-
-
-def random_model(shape: ModelShape, device: BenchDevice) -> PreTrainedModel:
-    """A model of random weights, made where it shall run."""
-    config = shape.config(64 if device.tiny else _MAX_MODEL_LEN)
-    with torch.device(device.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=device.dtype)
-    return model.eval()

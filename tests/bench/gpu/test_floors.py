@@ -8,11 +8,13 @@ from gistserve.bench.gpu.attention_inputs import (
     PagedInputs,
     attend,
 )
-from gistserve.bench.gpu.decode_step import random_model, step_bytes
+from gistserve.bench.gpu.decode_step import kv_bytes
 from gistserve.bench.gpu.device import BenchDevice
 from gistserve.bench.gpu.floor import Ceilings
 from gistserve.bench.gpu.measurement import Measurement
 from gistserve.bench.gpu.model_shapes import LLAMA_1B, LLAMA_8B, TINY
+from gistserve.bench.gpu.random_models import RandomModel, dense_weight_bytes
+from gistserve.kernels.sparse import SparseLinear
 from torch.nn.functional import scaled_dot_product_attention
 
 CASE = AttentionCase(TINY, batch=3, length=37, new=5)
@@ -39,14 +41,25 @@ def test_attention_counts_what_lies_in_memory() -> None:
 def test_a_step_reads_the_published_number_of_weights(shape, billions: float) -> None:
     """The 8B model has an embedding table beside its head, which a step hardly reads."""
     table = 0 if shape.tied_head else shape.hidden_size * shape.vocab_size
-    assert (step_bytes(shape, 0, 0, 1) + table) / 1e9 == pytest.approx(billions, rel=0.005)
+    assert (dense_weight_bytes(shape, 1) + table) / 1e9 == pytest.approx(billions, rel=0.005)
 
 
 def test_a_step_reads_every_parameter_and_slot() -> None:
-    model = random_model(TINY, BenchDevice.dry_run())
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    dense = RandomModel.make(TINY, 0.0, BenchDevice.dry_run())
+    assert dense.weight_bytes == sum(p.numel() * 4 for p in dense.model.parameters())
     slots = 2 * 3 * 7 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 4
-    assert step_bytes(TINY, 3, 7, 4) == weights + slots
+    assert kv_bytes(TINY, 3 * 7, 4) == slots
+
+
+def test_a_sparse_model_reads_what_its_layers_hold() -> None:
+    sparse = RandomModel.make(TINY, 0.9, BenchDevice.dry_run())
+    layers = [m for m in sparse.model.modules() if isinstance(m, SparseLinear)]
+    assert len(layers) == 7 * TINY.num_layers
+    assert all(layer.nnz <= 0.12 * layer.in_features * layer.out_features for layer in layers)
+    others = sum(
+        p.numel() * 4 for name, p in sparse.model.named_parameters() if "_proj" not in name
+    )
+    assert sparse.weight_bytes == others + sum(layer.prepare().num_bytes for layer in layers)
 
 
 def test_the_reference_is_attention() -> None:
