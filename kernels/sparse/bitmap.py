@@ -37,6 +37,8 @@ class BitmapWeight:
 
     def __post_init__(self) -> None:
         rows, columns = self.shape
+        if rows < 1 or columns < 1:
+            raise SparseFormatError(f"a weight has rows and columns, but its shape is {self.shape}")
         expected = (rows, -(-columns // 8))
         if self.bitmap.dtype != torch.uint8 or tuple(self.bitmap.shape) != expected:
             raise SparseFormatError(
@@ -96,9 +98,8 @@ class BitmapWeight:
 
     @property
     def sparsity(self) -> float:
-        """The share of elements that are not stored, 0 for an empty weight."""
-        elements = self.shape[0] * self.shape[1]
-        return 1 - self.nnz / elements if elements else 0.0
+        """The share of elements that are not stored."""
+        return 1 - self.nnz / (self.shape[0] * self.shape[1])
 
     @property
     def num_bytes(self) -> int:
@@ -152,7 +153,7 @@ class BitmapWeight:
             SparseFormatError: bits past ``K`` are set, or the bitmap counts other than ``nnz``.
         """
         columns = self.shape[1]
-        if columns % 8 and self.bitmap.shape[0] and (self.bitmap[:, -1] >> (columns % 8)).any():
+        if columns % 8 and (self.bitmap[:, -1] >> (columns % 8)).any():
             raise SparseFormatError(
                 f"corrupted bitmap: bits past column {columns} are set; make the file again"
             )

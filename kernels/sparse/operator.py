@@ -44,19 +44,19 @@ def sparse_linear(x: Tensor, weight: RuntimeWeight, bias: Tensor | None = None) 
     _check(x, weight, bias)
     if isinstance(weight, DenseWeight):
         return linear(x, weight.weight, bias)
+    if not x.numel():
+        return x.new_empty(*x.shape[:-1], weight.shape[0])
+    if isinstance(weight, CsrWeight) and not torch.compiler.is_compiling():
+        return weight.linear(x, bias)
     rows, columns = weight.shape
-    vectors = x.reshape(-1, columns)
-    product = _product(vectors, weight, bias) if len(vectors) else x.new_empty(0, rows)
-    return product.view(*x.shape[:-1], rows)
+    return _product(x.reshape(-1, columns), weight, bias).view(*x.shape[:-1], rows)
 
 
 def _product(
     x: Tensor, weight: CsrWeight | SegmentedRows | BitmapTiles, bias: Tensor | None
 ) -> Tensor:
     if isinstance(weight, CsrWeight):
-        if torch.compiler.is_compiling():
-            return csr_matmul(x, weight, bias)
-        return weight.linear(x, bias)
+        return csr_matmul(x, weight, bias)
     if isinstance(weight, SegmentedRows):
         if len(x) <= SEGMENTED_BATCH:
             return segmented_matmul(x, weight, bias)

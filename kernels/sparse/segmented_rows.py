@@ -181,8 +181,6 @@ def _real_entries(counts: Tensor, offsets: Tensor) -> Tensor:
 
 def _balanced_count(counts: Tensor, columns: int) -> int | None:
     """Kept elements of every whole segment where ``counts`` ``[N, S]`` are balanced, else None."""
-    if not counts.numel():
-        return None
     partial = columns > SEGMENT and columns % SEGMENT > 0
     whole = counts[:, :-1] if partial else counts
     low, high = (int(bound) for bound in whole.aminmax())

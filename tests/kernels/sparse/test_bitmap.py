@@ -91,6 +91,7 @@ def test_a_stray_bit_is_noticed_though_the_count_agrees():
         ({"values": torch.zeros(1, 3)}, r"values are .* \[1, 3\]"),
         ({"values": torch.zeros(3, device="meta")}, "move both to one device"),
         ({"shape": (3, 8)}, r"\[3, 8\]"),
+        ({"shape": (2, 0)}, "rows and columns"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):
