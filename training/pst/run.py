@@ -1,0 +1,140 @@
+"""One PST run: from a configuration to a sparse model that can be served."""
+
+import json
+import logging
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from ...compress.sparse.output_folder import check_free
+from ..config import ConfigError, load_config
+from .artifact import write_artifact
+from .config import PSTConfig
+from .memory_callback import StepMemory
+from .model import load_model
+from .pruner import Pruner, prune
+from .shares import parameter_shares
+from .task import TaskData, read_texts
+from .trainer import PSTTrainer, training_arguments
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+RESULTS = "results.json"
+RUN_CONFIG = "training_config.json"
+
+
+def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
+    """Train by `config` (or the YAML file of that path) and return the folder of the model.
+
+    `resume` goes on from the newest checkpoint under `output_dir`, exactly where it stopped.
+    `output_dir` holds the model in `model/` (a sparse checkpoint, or for method dense a plain one),
+    `results.json` with all measures, checkpoints in `checkpoints/` and TensorBoard files in
+    `runs/`. What is measured at the end is the model as written, in the dtype it is written in.
+
+    Raises ConfigError, DataError, SparsityError.
+    """
+    if not isinstance(config, PSTConfig):
+        config = load_config(config, PSTConfig)
+    _require_extras(config)
+    output = Path(config.output_dir)
+    check_free(output / MODEL)
+    checkpoint = _checkpoint(config, output, resume)
+    texts = read_texts(config)
+    model, tokenizer, fresh = load_model(config, texts.labels)
+    data = TaskData(config, texts, model, tokenizer)
+    pruner = _pruned(model, config, fresh)
+    shares = parameter_shares(pruner)
+    _write_run_config(config, output)
+    memory = StepMemory()
+    trainer = PSTTrainer(
+        pruner,
+        data,
+        config,
+        training_arguments(config, output / CHECKPOINTS),
+        fresh,
+        [*([memory] if config.measure_memory else []), *_tensorboard(config, output)],
+    )
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    best = trainer.load_best()
+    if trainer.args.should_save:
+        facts = {
+            "method": config.method,
+            "task": config.task,
+            "steps": trainer.state.global_step,
+            "kept_step": best["step"],
+            "training_seconds": outcome.metrics["train_runtime"],
+            **shares,
+            **({"memory": memory.facts} if memory.facts else {}),
+        }
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        write_artifact(pruner, data, config, tokenizer, output / MODEL, facts)
+    return output / MODEL
+
+
+def _pruned(model: PreTrainedModel, config: PSTConfig, fresh: list[str]) -> Pruner:
+    """Replace the layers, and let train what the method leaves to be trained."""
+    endings = tuple(config.also_train)
+    names = dict(model.named_parameters())
+    for ending in endings:
+        if not any(name.endswith(ending) for name in names):
+            raise ConfigError(f"also_train: no parameter's name ends in {ending!r}")
+    pruner = prune(model, config.prune_settings)
+    for name, parameter in model.named_parameters():
+        if name in fresh or (endings and name in names and name.endswith(endings)):
+            parameter.requires_grad_(True)
+    return pruner
+
+
+def _require_extras(config: PSTConfig) -> None:
+    needed = ["accelerate", "sacrebleu"] + (["tensorboard"] if config.tensorboard else [])
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"training needs {' and '.join(missing)}: pip install 'gistserve[train]'"
+            + (" (or set tensorboard: false)" if missing == ["tensorboard"] else "")
+        )
+
+
+def _checkpoint(config: PSTConfig, output: Path, resume: bool) -> str | None:
+    """The checkpoint to resume from; refuses what would overwrite or mix runs."""
+    folder = output / CHECKPOINTS
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if not resume:
+        if last is not None:
+            raise ConfigError(
+                f"{folder} holds checkpoints of an earlier run: resume it, or choose another "
+                "output_dir"
+            )
+        return None
+    if last is None:
+        raise ConfigError(f"there is no checkpoint under {folder} to resume from")
+    differing = config.differences(json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8")))
+    if differing:
+        raise ConfigError(
+            f"the run under {folder} was started with other settings: {', '.join(differing)}; "
+            "restore them, or begin a new run in another output_dir"
+        )
+    return last
+
+
+def _tensorboard(config: PSTConfig, output: Path) -> list[TrainerCallback]:
+    if not config.tensorboard:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(str(output / "runs")))]
+
+
+def _write_run_config(config: PSTConfig, output: Path) -> None:
+    folder = output / CHECKPOINTS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN_CONFIG).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"output_dir: {output} cannot be written: {error.strerror}") from error

@@ -1,0 +1,25 @@
+"""How much of a model is trained."""
+
+from typing import Any
+
+from .pruner import Pruner
+
+
+def parameter_shares(pruner: Pruner) -> dict[str, Any]:
+    """Counts of parameters, and the share trained, of the model and of what movement trains.
+
+    Movement pruning trains the model's weights and as many scores as there are pruned weights; the
+    "1.5% of parameters" of arXiv 2205.11005 is relative to that.
+    """
+    pruned = sum(layer.weight.numel() for layer in pruner.layers.values())
+    added = sum(p.numel() for layer in pruner.layers.values() for p in layer.method_parameters())
+    parameters = list(pruner.model.parameters())
+    model = sum(parameter.numel() for parameter in parameters) - added
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return {
+        "model_parameters": model,
+        "pruned_parameters": pruned,
+        "trained_parameters": trained,
+        "trained_share_of_model": trained / model,
+        "trained_share_of_movement": trained / (model + pruned) if pruned else None,
+    }
