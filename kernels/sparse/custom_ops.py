@@ -1,10 +1,12 @@
 """The sparse products as ``torch.library`` operators, each one node of a captured graph.
 
-On the CPU the formats of CUDA are decompressed: that is what their Triton kernels are checked
-against, not a fast path.
+CUDA's formats run in Triton kernels, imported when they are first needed because Triton exists
+only on Linux. On the CPU they are decompressed, so that what uses them works there too.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -86,6 +88,65 @@ def _bitmap_to_dense(
     bitmap: Tensor, values: Tensor, tile_offsets: Tensor, in_features: int
 ) -> Tensor:
     return BitmapWeight((bitmap.shape[0], in_features), bitmap, values).to_dense()
+
+
+@torch.library.impl("gistserve::segmented_matmul", "CUDA")
+def _segmented_matmul_cuda(
+    x: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    offsets: Tensor | None,
+    count: int | None,
+    out_features: int,
+    bias: Tensor | None = None,
+) -> Tensor:
+    from .triton_segmented import MAX_BATCH, segmented_matvec
+
+    weight = SegmentedRows((out_features, x.shape[1]), columns, values, offsets, count)
+    return in_passes(lambda part: segmented_matvec(part, weight, bias), x, MAX_BATCH)
+
+
+@torch.library.impl("gistserve::segmented_to_dense", "CUDA")
+def _segmented_to_dense_cuda(
+    columns: Tensor,
+    values: Tensor,
+    offsets: Tensor | None,
+    count: int | None,
+    out_features: int,
+    in_features: int,
+) -> Tensor:
+    from .triton_dense import segmented_to_dense
+
+    shape = (out_features, in_features)
+    return segmented_to_dense(SegmentedRows(shape, columns, values, offsets, count))
+
+
+@torch.library.impl("gistserve::bitmap_matmul", "CUDA")
+def _bitmap_matmul_cuda(
+    x: Tensor, bitmap: Tensor, values: Tensor, tile_offsets: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    from .triton_bitmap import MAX_BATCH, bitmap_matmul
+
+    weight = BitmapWeight((bitmap.shape[0], x.shape[1]), bitmap, values)
+    tiles = BitmapTiles(weight, tile_offsets)
+    return in_passes(lambda part: bitmap_matmul(part, tiles, bias), x, MAX_BATCH)
+
+
+@torch.library.impl("gistserve::bitmap_to_dense", "CUDA")
+def _bitmap_to_dense_cuda(
+    bitmap: Tensor, values: Tensor, tile_offsets: Tensor, in_features: int
+) -> Tensor:
+    from .triton_dense import bitmap_to_dense
+
+    weight = BitmapWeight((bitmap.shape[0], in_features), bitmap, values)
+    return bitmap_to_dense(BitmapTiles(weight, tile_offsets))
+
+
+def in_passes(multiply: Callable[[Tensor], Tensor], x: Tensor, largest: int) -> Tensor:
+    """``multiply`` of ``x`` ``[B, K]``, at most ``largest`` rows at a time."""
+    if len(x) <= largest:
+        return multiply(x)
+    return torch.cat([multiply(part) for part in x.split(largest)])
 
 
 @torch.library.register_fake("gistserve::csr_matmul")

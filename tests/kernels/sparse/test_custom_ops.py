@@ -10,6 +10,7 @@ from gistserve.kernels.sparse import (
     reference_sparse_linear,
     sparse_linear,
 )
+from gistserve.kernels.sparse.custom_ops import in_passes
 
 from .samples import balanced_mask, masked_weight
 
@@ -75,3 +76,17 @@ def test_a_captured_graph_holds_the_operator(runtime, batch, node):
     assert sum(node in str(call.target) for call in graph.graph.nodes) == 1
     expected = reference_sparse_linear(x, weight, bias)
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 9, 16, 19])
+def test_passes_cover_the_batch_and_none_is_too_large(batch):
+    sizes = []
+
+    def multiply(part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return 2 * part
+
+    x = torch.randn(batch, 3)
+    assert torch.equal(in_passes(multiply, x, 8), 2 * x)
+    assert max(sizes) <= 8
+    assert len(sizes) == -(-batch // 8)

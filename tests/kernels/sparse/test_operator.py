@@ -145,3 +145,25 @@ def test_a_gradient_is_refused(runtime):
         sparse_linear(x, runtime.from_bitmap(weight))
     with torch.no_grad():
         assert not sparse_linear(x, runtime.from_bitmap(weight)).requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("runtime", [DenseWeight, SegmentedRows, BitmapTiles])
+def test_cuda_agrees_with_float64_around_every_threshold(runtime, dtype):
+    for batch in (1, 8, 9, 32, 33, 64, 65):
+        for rows, columns in ((7, 13), (33, 257), (256, 1000)):
+            x, weight, bias = problem(batch, rows, columns, 0.8, dtype)
+            expected = reference_sparse_linear(x, weight, bias)
+            moved = BitmapWeight(weight.shape, weight.bitmap.cuda(), weight.values.cuda())
+            result = sparse_linear(x.cuda(), runtime.from_bitmap(moved), bias.cuda())
+            assert result.dtype == dtype
+            assert relative_error(result.cpu(), expected) <= TOLERANCE[dtype], (batch, rows)
+
+
+@pytest.mark.gpu
+def test_a_layer_on_cuda_is_refused_vectors_of_the_cpu():
+    _, weight, _ = problem(1, 24, 40, 0.8)
+    moved = BitmapWeight(weight.shape, weight.bitmap.cuda(), weight.values.cuda())
+    with pytest.raises(ValueError, match=r"on cpu, but .* on cuda"):
+        sparse_linear(torch.ones(1, 40), SegmentedRows.from_bitmap(moved))
