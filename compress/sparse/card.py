@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-_SHOWN = frozenset({"modules", "dense_modules", "made_with", "format_version"})
+_UNMEASURED = "How much worse it answers than the dense model was not measured when it was made."
+_ELSEWHERE = frozenset({"modules", "dense_modules", "made_with", "format_version"})
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """The card, from the facts of `sparsity.json` alone."""
-    base = facts.get("base_model")
+    """The card, from the facts of `sparsity.json` alone; `metrics` are those of its answers."""
+    base = facts.get("base_model") or ""
+    on_the_hub = "/" in base
     lines = [
         "---",
         "library_name: gistserve",
-        *([f"base_model: {base}"] if base else []),
+        *([f"base_model: {base}"] if on_the_hub else []),
         "---",
         "",
         f"# {base or 'A model'} with sparse weights",
@@ -28,8 +30,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         " `AutoModelForCausalLM.from_pretrained`. Without that import transformers only warns of an"
         " unknown quantization type and fills the sparse layers with random numbers.",
         "",
-        "How much worse it answers than the dense model was not measured when it was made.",
-        "",
+        *([] if "metrics" in facts else [_UNMEASURED, ""]),
         "| | |",
         "|---|---|",
         *(f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in _rows(facts)),
@@ -46,7 +47,12 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     versions = " ".join(f"{name} {value}" for name, value in facts["made_with"].items())
-    rows = [(name, value) for name, value in facts.items() if name not in _SHOWN]
+    rows: list[tuple[str, Any]] = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and name not in _ELSEWHERE:
+            rows += [(f"{name}: {part}", content) for part, content in value.items()]
+        elif name not in _ELSEWHERE:
+            rows.append((name, value))
     return [*rows, ("made with", versions)]
 
 

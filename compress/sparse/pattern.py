@@ -81,4 +81,4 @@ def _keep_largest(groups: Tensor, count: int) -> Tensor:
     above = groups > threshold
     equal = groups == threshold
     missing = count - above.sum(dim=1, keepdim=True)
-    return above | (equal & (equal.cumsum(dim=1) <= missing))
+    return above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= missing))

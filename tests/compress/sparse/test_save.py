@@ -67,7 +67,7 @@ def test_the_file_takes_the_bytes_that_the_format_promises(tmp_path, dtype, size
 def test_manifest_card_and_tokenizer(tmp_path):
     twin = tiny_model("llama")
     recipe = sparsify(twin, sparsity=0.75, skip=["q_proj"])
-    manifest = {"base_model": "org/base", "steps": 12}
+    manifest = {"base_model": "org/base", "steps": 12, "metrics": {"perplexity": 7.25}}
     facts = save_sparse(
         twin, tmp_path / "out", recipe, tokenizer=byte_tokenizer(), manifest=manifest
     )
@@ -84,8 +84,15 @@ def test_manifest_card_and_tokenizer(tmp_path):
     assert "model.layers.2.self_attn.q_proj" in facts["dense_modules"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: org/base" in card
+    assert "| metrics: perplexity | 7.25 |" in card and "not measured" not in card
     assert "| model.layers.0.mlp.down_proj | 32 x 48 | 75.00% | 1,728 | 6,144 |" in card
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_a_card_without_metrics_says_so(tmp_path):
+    sparse_checkpoint(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "How much worse it answers than the dense model was not measured" in card
 
 
 def test_the_model_stays_as_it_is(tmp_path):
