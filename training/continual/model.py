@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import ConfigError
@@ -48,7 +49,7 @@ def new_model(
         model: PreTrainedModel = AUTO_MODELS[objective].from_config(config)
     except ConfigError:
         raise
-    except (ValueError, TypeError, KeyError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, ImportError, StrictDataclassError) as error:
         raise ConfigError(f"new_model: {error}") from error
     return model
 
@@ -67,6 +68,12 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length
         raise ConfigError(
             f"sequence_length {length} is more than the model's {longest} positions: lower it"
         )
+
+
+def count_parameters(architecture: Any, objective: ObjectiveName) -> int:
+    """Parameters of a model that is never made, from its configuration."""
+    with torch.device("meta"):
+        return num_parameters(AUTO_MODELS[objective].from_config(architecture))
 
 
 def num_parameters(model: PreTrainedModel) -> int:

@@ -60,7 +60,7 @@ def train_continual(
             "output_dir, start_from begins a new one"
         )
     if start_from is not None:
-        config = replace(config, start_from=str(start_from))
+        config = _started_from(config, str(start_from))
     _require_extras(config)
     folder = Path(config.output_dir) / CHECKPOINTS
     checkpoint = checkpoint_to_resume(folder, config, resume)
@@ -69,6 +69,13 @@ def train_continual(
         _begin(config, folder)
     accelerator.wait_for_everyone()
     return _Run(config, folder, accelerator, checkpoint).train()
+
+
+def _started_from(config: ContinualConfig, name: str) -> ContinualConfig:
+    try:
+        return replace(config, start_from=name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _require_extras(config: ContinualConfig) -> None:

@@ -90,7 +90,7 @@ def test_a_packed_document_has_the_logits_that_it_has_alone(kind: str, attention
         start = 0
         for example in examples:
             alone = objective.logits(model, objective.batch([[example]]))[0]
-            assert torch.allclose(row[start : start + len(alone)], alone, atol=1e-7)
+            assert torch.allclose(row[start : start + len(alone)], alone, atol=1e-5)
             start += len(alone)
 
 

@@ -382,7 +382,7 @@ progress: false
     assert result.exit_code == 1
     assert "resume it, or choose another output_dir" in result.stderr
     (folder / "broken.jsonl").write_text("{")
-    path.write_text(path.read_text().replace("old.jsonl", "broken.jsonl").replace("out", "other"))
+    path.write_text(path.read_text().replace("old.jsonl", "broken.jsonl").replace("/out", "/other"))
     result = CliRunner().invoke(app, ["continual", "--config", str(path)])
     assert result.exit_code == 1
     assert "line 1 is not valid JSON" in result.stderr
