@@ -186,6 +186,7 @@ class DenseStep:
             for memory, cache in zip(dense, (key_cache, value_cache), strict=True):
                 gathered = cache.index_select(0, pages).flatten(0, 1)[:length]
                 memory[row, :, :length] = gathered.transpose(0, 1)
+                memory[row, :, length:] = 0  # what another sequence left
         if len(key) != len(self._tokens):
             key, value = key[self._token_rows], value[self._token_rows]
         for memory, new in zip(dense, (key, value), strict=True):

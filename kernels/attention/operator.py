@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .checks import check_inputs
 from .metadata import AttentionMetadata
+from .options import AttentionOptions
 from .torch_path import torch_paged_attention
 
 _NAME = "gistserve::paged_attention"
 _SCHEMA = (
     "(Tensor query, Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
     "Tensor query_start_loc, Tensor seq_lens, Tensor block_table, Tensor slot_mapping, "
-    "int max_query_len, int max_seq_len, float scale, int? sliding_window=None, "
+    "SymInt max_query_len, SymInt max_seq_len, float scale, int? sliding_window=None, "
     "float? softcap=None, Tensor? sinks=None) -> Tensor"
 )
 torch.library.define(_NAME, _SCHEMA)
@@ -38,9 +45,11 @@ def paged_attention(
     makes them ``c * tanh(score / c)`` (Gemma 2, arXiv 2408.00118); a sink adds ``exp(sinks[h])``
     to head ``h``'s softmax denominator (gpt-oss, arXiv 2508.10925).
 
-    Outside ``torch.compile`` CPU tensors take the plain-torch path directly, because there the
-    metadata carries what earlier layers of the step worked out; everything else goes through the
-    registered operator ``torch.ops.gistserve.paged_attention``.
+    What unused slots hold, even if it is no number, never reaches the result.
+
+    CUDA tensors are computed by Triton kernels, all others in plain torch. Under ``torch.compile``
+    the call is one node, the operator ``torch.ops.gistserve.paged_attention``; otherwise it goes
+    past the operator, for the metadata carries what earlier layers of a step worked out.
 
     Args:
         query: ``[T, Hq, D]``, rows of all sequences one after another.
@@ -56,74 +65,70 @@ def paged_attention(
 
     Returns:
         ``[T, Hq, Dv]`` in the dtype of ``query``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or a kernel does not know them (CUDA).
     """
-    if query.device.type == "cpu" and not torch.compiler.is_compiling():
-        return torch_paged_attention(
+    if torch.compiler.is_compiling():
+        return torch.ops.gistserve.paged_attention(
             query,
             key,
             value,
             key_cache,
             value_cache,
-            metadata,
-            scale=scale,
-            sliding_window=sliding_window,
-            softcap=softcap,
-            sinks=sinks,
+            metadata.query_start_loc,
+            metadata.seq_lens,
+            metadata.block_table,
+            metadata.slot_mapping,
+            metadata.max_query_len,
+            metadata.max_seq_len,
+            scale,
+            sliding_window,
+            softcap,
+            sinks,
         )
-    return torch.ops.gistserve.paged_attention(
-        query,
-        key,
-        value,
-        key_cache,
-        value_cache,
-        metadata.query_start_loc,
-        metadata.seq_lens,
-        metadata.block_table,
-        metadata.slot_mapping,
-        metadata.max_query_len,
-        metadata.max_seq_len,
-        scale,
-        sliding_window,
-        softcap,
-        sinks,
-    )
+    options = AttentionOptions(scale, sliding_window, softcap, sinks)
+    return _attend(query, key, value, key_cache, value_cache, metadata, options)
 
 
 @torch.library.impl(_NAME, "CompositeExplicitAutograd")
-def _any_device(
+def _operator(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     key_cache: Tensor,
     value_cache: Tensor,
-    query_start_loc: Tensor,
-    seq_lens: Tensor,
-    block_table: Tensor,
-    slot_mapping: Tensor,
-    max_query_len: int,
-    max_seq_len: int,
-    scale: float,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
+    *arrays_and_options: Any,
 ) -> Tensor:
-    metadata = AttentionMetadata(
-        query_start_loc, seq_lens, block_table, slot_mapping, max_query_len, max_seq_len
-    )
-    return torch_paged_attention(
-        query,
-        key,
-        value,
-        key_cache,
-        value_cache,
-        metadata,
-        scale=scale,
-        sliding_window=sliding_window,
-        softcap=softcap,
-        sinks=sinks,
-    ).contiguous()
+    metadata = AttentionMetadata(*arrays_and_options[:6])
+    options = AttentionOptions(*arrays_and_options[6:])
+    return _attend(query, key, value, key_cache, value_cache, metadata, options).contiguous()
 
 
 @torch.library.register_fake(_NAME)
 def _fake(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> Tensor:
     return query.new_empty(*query.shape[:2], value.shape[2])
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    metadata: AttentionMetadata,
+    options: AttentionOptions,
+) -> Tensor:
+    check_inputs(query, key, value, key_cache, value_cache, metadata, options)
+    attend = (_triton_path() if query.is_cuda else None) or torch_paged_attention
+    return attend(query, key, value, key_cache, value_cache, metadata, options)
+
+
+@cache
+def _triton_path() -> Callable[..., Tensor] | None:
+    """Triton's implementation, where Triton is installed (it is for Linux alone)."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from .triton_path import triton_paged_attention
+
+    return triton_paged_attention

@@ -36,6 +36,8 @@ class Segment:
         fresh: keys and values are the rows themselves: the cache need not be read.
         span: where ``n == 1`` and the pages follow one another, their first slot in the cache.
         blocks: int64 ``[n * ceil(length / block_size)]``, pages to gather.
+        unused: int64, slots of the gathered pages that belong to no sequence. What they hold may
+            be no number, which adding a mask to scores would not take out.
         dense: first row and slot in the dense memory that holds the sequences. (One of the last
             four is given.)
         visible: bool ``[n, q, length]``, None where every slot is visible (or, when ``fresh``,
@@ -51,6 +53,7 @@ class Segment:
     fresh: bool = False
     span: int | None = None
     blocks: Tensor | None = None
+    unused: Tensor | None = None
     dense: tuple[int, int] | None = None
     visible: Tensor | None = None
     kept: Tensor | None = None
@@ -147,7 +150,11 @@ class Planner:
         lengths = seq_lens - first_pages * self.block_size
         length = int(lengths.max())
         span, blocks = self._locate(seqs, first_pages, length)
-        visible = None
+        visible = unused = None
+        if int(lengths.min()) < length:
+            width = -(-length // self.block_size) * self.block_size
+            flat = np.flatnonzero(np.arange(width) >= lengths[:, None])
+            unused = torch.from_numpy(flat).to(self.device)
         if self.window is not None or int(lengths.min()) < length:
             slots = np.arange(length)
             mask = slots < lengths[:, None]
@@ -155,7 +162,9 @@ class Planner:
                 mask &= slots >= lengths[:, None] - self.window
             visible = torch.from_numpy(mask[:, None, :]).to(self.device)
         rows = self._rows(self.starts[seqs])
-        return Segment(rows, len(seqs), 1, length, span=span, blocks=blocks, visible=visible)
+        return Segment(
+            rows, len(seqs), 1, length, span=span, blocks=blocks, unused=unused, visible=visible
+        )
 
     def _prefill(self, seq: int, count: int) -> list[Segment]:
         """One sequence's new tokens, in tiles of queries; a whole short prompt needs no cache."""

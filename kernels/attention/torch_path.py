@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .metadata import AttentionMetadata
+from .options import AttentionOptions
 from .plan import Segment
 
 
@@ -25,19 +26,15 @@ def torch_paged_attention(
     key_cache: Tensor,
     value_cache: Tensor,
     metadata: AttentionMetadata,
-    *,
-    scale: float,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
+    options: AttentionOptions,
 ) -> Tensor:
-    """Plain-torch :func:`~gistserve.kernels.attention.paged_attention`; same arguments."""
+    """Plain-torch :func:`~gistserve.kernels.attention.paged_attention`; same tensors."""
     write_pages(key, value, key_cache, value_cache, metadata.slot_mapping)
     dense_key = dense_value = None
     if metadata.dense is not None:
         dense_key, dense_value = metadata.dense.update(key, value, key_cache, value_cache)
-    segments = metadata.plan(key_cache.shape[1], sliding_window).segments
-    explicit = softcap is not None or sinks is not None
+    segments = metadata.plan(key_cache.shape[1], options.sliding_window).segments
+    explicit = options.softcap is not None or options.sinks is not None
     parts = []
     for segment in segments:
         whole = len(segments) == 1 and isinstance(segment.rows, slice)
@@ -45,11 +42,11 @@ def torch_paged_attention(
         keys = _read(segment, key, key_cache, dense_key)
         values = _read(segment, value, value_cache, dense_value)
         if explicit:
-            part = _explicit(queries, keys, values, segment, scale, softcap, sinks)
+            part = _explicit(queries, keys, values, segment, options)
         elif segment.num_queries == 1:
-            part = _decode(queries, keys, values, segment, scale)
+            part = _decode(queries, keys, values, segment, options.scale)
         else:
-            part = _prefill(queries, keys, values, segment, scale)
+            part = _prefill(queries, keys, values, segment, options.scale)
         parts.append(part if segment.kept is None else part.index_select(0, segment.kept))
     if len(parts) == 1:
         return parts[0]
@@ -77,6 +74,8 @@ def _read(segment: Segment, new: Tensor, cache: Tensor, dense: Tensor | None) ->
         return cache.as_strided(shape, strides, cache.storage_offset() + segment.span * token)
     assert segment.blocks is not None
     pages = cache.index_select(0, segment.blocks)
+    if segment.unused is not None:
+        pages.view(-1, token).index_fill_(0, segment.unused, 0)
     width = pages.shape[0] // segment.num_seqs * block_size * token
     return pages.as_strided((segment.num_seqs, heads, length, dim), (width, dim, token, 1))
 
@@ -105,27 +104,21 @@ def _prefill(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scale:
 
 
 def _explicit(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segment: Segment,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, segment: Segment, options: AttentionOptions
 ) -> Tensor:
     """Scores in the open, for what ``scaled_dot_product_attention`` has no argument for."""
     num_heads, head_dim = query.shape[1:]
     seqs, queries, kv_heads = segment.num_seqs, segment.num_queries, key.shape[1]
     grouped = query.view(seqs, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
     scores = grouped @ key.transpose(2, 3).unsqueeze(2)  # [n, Hkv, G, q, length]
-    scores = scores.float() * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.float() * options.scale
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
     bias = _causal_bias(segment, scores)
     if bias is not None:
         scores += bias.unsqueeze(1)
-    if sinks is not None:
-        sink = sinks.to(scores.dtype).view(1, kv_heads, -1, 1, 1)
+    if options.sinks is not None:
+        sink = options.sinks.to(scores.dtype).view(1, kv_heads, -1, 1, 1)
         scores = torch.cat([scores, sink.expand(*scores.shape[:-1], 1)], dim=-1)
     weights = scores.softmax(dim=-1)[..., : segment.length].to(value.dtype)
     out = weights @ value.unsqueeze(2)

@@ -95,6 +95,14 @@ def test_row_taken_over_by_a_sequence_with_the_same_blocks():
     world.step([(0, 1, 5, A), (1, 1, 5, B)])
 
 
+def test_numbers_that_another_sequence_left_in_a_row():
+    world = World()
+    world.step([(0, 1, 6, A), (1, 1, 6, B)])
+    dense_key, dense_value = world.dense._layers[world.caches[0].data_ptr()]
+    dense_key[0], dense_value[0] = torch.nan, torch.inf  # as after an overflow
+    world.step([(0, 1, 2, C), (1, 1, 7, B)])
+
+
 def test_sequences_of_one_length_that_change_rows():
     world = World()
     world.step([(0, 1, 4, A), (1, 1, 4, B)])

@@ -25,7 +25,7 @@ BATCHES = {
 
 
 def make_step(lens, heads, *, block_size=4, dtype=torch.float32, contiguous=False, seed=0):
-    """Random tensors, poisoned where nothing may be read, and metadata over scattered pages."""
+    """Random tensors, metadata over scattered pages, and NaN in every slot of no sequence."""
     query_heads, kv_heads, dim, value_dim = heads
     rng, gen = random.Random(seed), torch.Generator().manual_seed(seed)
     pages = list(range(1, NUM_BLOCKS))
@@ -40,6 +40,11 @@ def make_step(lens, heads, *, block_size=4, dtype=torch.float32, contiguous=Fals
 
     key_cache = rand(NUM_BLOCKS, block_size, kv_heads, dim)
     value_cache = rand(NUM_BLOCKS, block_size, kv_heads, value_dim)
+    used = torch.zeros(NUM_BLOCKS, block_size, dtype=torch.bool)
+    for table, (_, seq_len) in zip(tables, lens, strict=True):
+        slots = torch.arange(seq_len)
+        used[torch.tensor(table)[slots // block_size], slots % block_size] = True
+    key_cache[~used] = value_cache[~used] = torch.nan
     query, key = rand(tokens, query_heads, dim), rand(tokens, kv_heads, dim)
     return (query, key, rand(tokens, kv_heads, value_dim), key_cache, value_cache, metadata)
 
@@ -56,7 +61,7 @@ def check(step, **options):
     assert actual.shape == expected.shape and actual.dtype == tensors[0].dtype
     assert relative_error(actual, expected) < TOLERANCE[tensors[0].dtype]
     for cache, oracle in zip(tensors[3:], oracle_tensors[3:], strict=True):
-        assert torch.equal(cache.double(), oracle)
+        torch.testing.assert_close(cache.double(), oracle, rtol=0, atol=0, equal_nan=True)
 
 
 HEADS = [
