@@ -123,7 +123,9 @@ class CsrWeight:
     def matrix(self) -> Tensor:
         """The torch CSR tensor ``[N, K]`` over these parts."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            warnings.filterwarnings(
+                "ignore", message="Sparse (CSR tensor support|invariant checks)"
+            )
             return torch.sparse_csr_tensor(
                 self.row_starts,
                 self.columns,

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from gistserve.kernels.sparse import BitmapWeight, SparseFormatError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .samples import masked_weight, masked_weights
 
 
+@settings(deadline=None)
 @given(masked_weights())
 def test_round_trip_keeps_exactly_what_the_mask_keeps(sample):
     weight, mask = sample
@@ -24,6 +25,7 @@ def test_round_trip_keeps_exactly_what_the_mask_keeps(sample):
     assert torch.equal(sparse.row_counts(), mask.sum(1, dtype=torch.int32))
 
 
+@settings(deadline=None)
 @given(masked_weights())
 def test_bits_lie_as_numpy_packs_them(sample):
     weight, mask = sample
@@ -33,6 +35,7 @@ def test_bits_lie_as_numpy_packs_them(sample):
     assert torch.equal(sparse.values, weight[mask])
 
 
+@settings(deadline=None)
 @given(masked_weights(), st.sampled_from([8, 16, 64, 256]))
 def test_tile_offsets_point_at_the_first_value_of_each_tile(sample, tile):
     weight, mask = sample
@@ -63,6 +66,7 @@ def test_tiles_that_cut_a_byte_are_refused(tile):
         sparse.tile_offsets(tile)
 
 
+@settings(deadline=None)
 @given(masked_weights(), st.data())
 def test_a_flipped_bit_is_noticed(sample, data):
     weight, mask = sample

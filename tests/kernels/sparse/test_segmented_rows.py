@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from gistserve.kernels.sparse import BitmapWeight, SegmentedRows, SparseFormatError
-from hypothesis import given
+from hypothesis import given, settings
 
 from .samples import balanced_mask, masked_weight, masked_weights
 
@@ -14,6 +14,7 @@ def segmented(weight: torch.Tensor, mask: torch.Tensor | None = None) -> Segment
     return SegmentedRows.from_bitmap(BitmapWeight.from_dense(weight, mask))
 
 
+@settings(deadline=None)
 @given(masked_weights())
 def test_round_trip_drops_only_the_padding(sample):
     weight, mask = sample
@@ -25,6 +26,7 @@ def test_round_trip_drops_only_the_padding(sample):
     assert torch.equal(rows.to_dense(), weight * mask)
 
 
+@settings(deadline=None)
 @given(masked_weights())
 def test_entries_are_where_the_offsets_say(sample):
     weight, mask = sample
