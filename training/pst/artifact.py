@@ -35,8 +35,9 @@ def write_artifact(
     facts = facts | {"pattern": config.pattern, "sparsity": pruner.sparsity()}
     masks = pruner.merge()
     model = pruner.model
-    splits = ["validation"] + (["test"] if config.test_data is not None else [])
-    facts["measures"] = {split: data.measure(model, split, progress=True) for split in splits}
+    facts["measures"] = {"validation": data.measure_validation(model, generate=True)}
+    if config.test_data is not None:
+        facts["measures"]["test"] = data.measure_test(model)
     if config.task == "causal":
         facts["prompt"] = PROMPT.format("<input>")
     model.config.use_cache = True

@@ -52,15 +52,10 @@ def _rows(config: PSTConfig, facts: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _measures(measures: dict[str, dict[str, float]]) -> list[str]:
-    names = list(next(iter(measures.values())))
-    return [
-        f"| split | {' | '.join(names)} |",
-        f"|---|{'---|' * len(names)}",
-        *(
-            f"| {split} | {' | '.join(f'{values[name]:.4g}' for name in names)} |"
-            for split, values in measures.items()
-        ),
-    ]
+    lines = ["| measure | value |", "|---|---|"]
+    for split, values in measures.items():
+        lines += [f"| {split}: {name.replace('_', ' ')} | {v:.4g} |" for name, v in values.items()]
+    return lines
 
 
 def _usage(config: PSTConfig, facts: dict[str, Any]) -> list[str]:

@@ -49,7 +49,6 @@ def generate_texts(
     causal: bool,
     max_new_tokens: int,
     batch_size: int,
-    progress: bool = False,
 ) -> list[str]:
     """Greedy answers, without white space at their ends."""
     was_training = model.training
@@ -58,7 +57,7 @@ def generate_texts(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
     starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="writing", disable=not progress, mininterval=1):
+    for start in tqdm(starts, desc="writing answers", delay=5, mininterval=1):
         rows = order[start : start + batch_size]
         written = _greedy(model, tokenizer, [prompts[i] for i in rows], causal, max_new_tokens)
         for index, ids in zip(rows, written, strict=True):

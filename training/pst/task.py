@@ -86,40 +86,39 @@ class TaskData:
         causal = self._config.task == "causal"
         return text_examples(data, self._tokenizer, self._longest, causal=causal)
 
-    def measure(
-        self,
-        model: PreTrainedModel,
-        split: str,
-        *,
-        generate: bool = True,
-        progress: bool = False,
-    ) -> dict[str, float]:
-        """Loss and accuracy on `validation` or `test`, and BLEU and ROUGE-L of greedy answers."""
-        texts = self._texts.validation if split == "validation" else self._texts.test
-        assert texts is not None
-        examples = self.validation if split == "validation" else self.examples(texts)
+    def measure_validation(self, model: PreTrainedModel, *, generate: bool) -> dict[str, float]:
+        """Loss and accuracy, and BLEU and ROUGE-L of greedy answers where asked for."""
         config = self._config
-        measures = evaluate_loss(model, examples, config.task, config.eval_batch_size, self.collate)
+        measures = evaluate_loss(
+            model, self.validation, config.task, config.eval_batch_size, self.collate
+        )
         if config.task == "classification":
             return measures
         measures = {"loss": measures["loss"], "token_accuracy": measures["accuracy"]}
         if generate:
-            measures |= score_texts(self.answers(model, texts, progress=progress), texts)
+            measures |= self._measure_answers(model, self._texts.validation)
         return measures
 
-    def answers(
-        self, model: PreTrainedModel, texts: Sequence[DataText], *, progress: bool = False
-    ) -> list[str]:
-        """The model's greedy answer to each input."""
-        return generate_texts(
+    def measure_test(self, model: PreTrainedModel) -> dict[str, float]:
+        """Loss and accuracy of classes, or BLEU and ROUGE-L of greedy answers."""
+        texts, config = self._texts.test or [], self._config
+        if config.task != "classification":
+            return self._measure_answers(model, texts)
+        examples = self.examples(texts)
+        return evaluate_loss(model, examples, config.task, config.eval_batch_size, self.collate)
+
+    def _measure_answers(
+        self, model: PreTrainedModel, texts: Sequence[DataText]
+    ) -> dict[str, float]:
+        answers = generate_texts(
             model,
             self._tokenizer,
             [text.source for text in texts],
             causal=self._config.task == "causal",
             max_new_tokens=self._config.max_new_tokens,
             batch_size=self._config.eval_batch_size,
-            progress=progress,
         )
+        return score_texts(answers, texts)
 
 
 def _longest(config: PSTConfig, model: PreTrainedModel) -> int:

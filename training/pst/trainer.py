@@ -78,7 +78,7 @@ class PSTTrainer(Trainer):
         """Measures on validation; keeps the state if it is the best at the final sparsity."""
         generate = self._config.select_by == "metric"
         with self.accelerator.autocast():
-            measures = self._data.measure(self._pruner.model, "validation", generate=generate)
+            measures = self._data.measure_validation(self._pruner.model, generate=generate)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
         self.log(metrics)
         self._evaluated_step = self.state.global_step

@@ -1,0 +1,122 @@
+"""Tiny random models that know the words of the example sets, and settings to train them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from gistserve.training.pst.config import PSTConfig
+from gistserve.training.pst.example import example_records
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+SPECIAL = ["<pad>", "<end>", "<unk>"]
+_WORD = Regex(r" ?[A-Za-z]+| ?[^A-Za-z ]+")
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Words with the space before them, so that text comes back as it went in."""
+    texts = ["place : day : sky : wind | : =>"]
+    for name in ("reviews", "weather"):
+        for record in example_records(name, "train"):
+            texts += [str(value).replace("[", " : ").replace("]", " ") for value in record.values()]
+    split = pre_tokenizers.Split(_WORD, "isolated")
+    words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
+    words |= {word.strip() for word in words} | {f" {word.strip()}" for word in words}
+    words.discard("")
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *sorted(words)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = split
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
+    )
+
+
+def make_model(kind: str, *, seed: int = 0, size: int = 32) -> PreTrainedModel:
+    """bert, gpt2, llama or t5, of two layers."""
+    common: dict[str, Any] = {"vocab_size": len(make_tokenizer()), "pad_token_id": 0}
+    ends = {"bos_token_id": 1, "eos_token_id": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind == "bert":
+            return BertModel(
+                BertConfig(
+                    hidden_size=size,
+                    intermediate_size=2 * size,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    max_position_embeddings=64,
+                    initializer_range=0.2,
+                    hidden_dropout_prob=0.0,
+                    attention_probs_dropout_prob=0.0,
+                    **common,
+                ),
+                add_pooling_layer=False,
+            )
+        if kind == "gpt2":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    n_embd=size, n_layer=2, n_head=2, n_positions=64, initializer_range=0.1,
+                    **common, **ends,
+                )
+            )  # fmt: skip
+        if kind == "t5":
+            return T5ForConditionalGeneration(
+                T5Config(
+                    d_model=size, d_ff=2 * size, d_kv=16, num_layers=2, num_heads=2,
+                    decoder_start_token_id=0, **common, **ends,
+                )
+            )  # fmt: skip
+        return LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=size, intermediate_size=2 * size, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=128, initializer_range=0.1,
+                **common, **ends,
+            )
+        )  # fmt: skip
+
+
+def save_model(kind: str, folder: Path) -> Path:
+    """Write model and tokenizer, as a base model to train."""
+    make_model(kind).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+_TASKS = {"bert": "classification", "gpt2": "causal", "llama": "causal", "t5": "seq2seq"}
+
+
+def settings(model: Path, kind: str, output: Path, **changes: Any) -> PSTConfig:
+    """A short run on an example set."""
+    data = "reviews" if kind == "bert" else "weather"
+    values: dict[str, Any] = {
+        "model": str(model),
+        "task": _TASKS[kind],
+        "train_data": f"example:{data}:train",
+        "validation_data": f"example:{data}:validation",
+        "output_dir": str(output),
+        "sparsity": 0.5,
+        "learning_rate": 5e-3,
+        "max_steps": 8,
+        "batch_size": 16,
+        "max_new_tokens": 24,
+        "eval_steps": 4,
+        "save_steps": 4,
+        "logging_steps": 2,
+        "attn_implementation": "eager",
+        "tensorboard": False,
+        "device": "cpu",
+        "trainer": {"disable_tqdm": True},
+    }
+    return PSTConfig(**(values | changes))
