@@ -68,7 +68,10 @@ class PromptCaches:
             return None, f"The model `{record.model}` is not served."
         if record.model_fingerprint != model.fingerprint:
             parts = ", ".join(differing_parts(record.model_fingerprint, model.fingerprint))
-            return None, f"Its cache was made by another model (other {parts or 'weights'})."
+            return None, (
+                f"Its cache was made by another model (other {parts or 'weights'}); register the "
+                "prompt again."
+            )
         try:
             cache = await _in_thread(lambda: self._store.load_cache(record.id))
             return await self._pin(model, cache), None

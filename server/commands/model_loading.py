@@ -89,7 +89,9 @@ def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str
     ]
     return (
         f"the gist adapter {folder} was trained for another model "
-        f"({adapter.base_model or 'unnamed'}): {'; '.join(reasons)}"
+        f"({adapter.base_model or 'unnamed'}): {'; '.join(reasons)}. Serve the model it was made "
+        "for, or train an adapter on this one with gistserve train gist; if this model is an "
+        f"update of that one, --start-from {folder} begins with the old adapter's values"
     )
 
 
