@@ -58,7 +58,7 @@ def continual(
     new: Annotated[Path, typer.Option(exists=True, help="Text it is updated with.")],
     work: Annotated[Path, typer.Option(file_okay=False, help="Folder for data and models.")],
     output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 200_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 250_000,
     infinite_replay: Annotated[
         float, typer.Option(min=0, max=0.99, help="Replay of the arm with infinite schedules.")
     ] = 0.05,
@@ -79,4 +79,27 @@ def continual(
         write_result(output, {"old": old.name, "new": new.name} | figures)
     plot_arms(figures, output.with_suffix(".png"))
     print_arms(figures)
+    typer.echo(f"written to {output}")
+
+
+@app.command()
+def pst(
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of sst2_trec/ and e2e/.")
+    ],
+    bases: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of encoder/ and decoder/.")
+    ],
+    work: Annotated[Path, typer.Option(file_okay=False, help="Folder for the runs.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file for the figures.")] = Path(
+        "bench/results/pst.json"
+    ),
+    report: Annotated[
+        bool, typer.Option("--report", help="Start no run; only gather those that are done.")
+    ] = False,
+) -> None:
+    """Compare PST with dense fine-tuning, magnitude and movement pruning; goes on where it was."""
+    from .pst import compare
+
+    compare(data, bases, work, output, start_runs=not report)
     typer.echo(f"written to {output}")

@@ -33,17 +33,17 @@ class Setup:
     infinite_replay: share of replay in the update that goes on with an infinite schedule.
     """
 
-    tokens: int = 200_000
-    hidden_size: int = 128
-    layers: int = 3
-    heads: int = 4
-    vocabulary: int = 2048
+    tokens: int = 250_000
+    hidden_size: int = 96
+    layers: int = 2
+    heads: int = 3
+    vocabulary: int = 1024
     sequence_length: int = 128
-    batch_size: int = 8
+    batch_size: int = 16
     learning_rate: float = 4e-3
     infinite_replay: float = 0.05
-    evaluations: int = 5
-    eval_rows: int = 96
+    evaluations: int = 4
+    eval_rows: int = 80
     seeds: int = 3
 
 

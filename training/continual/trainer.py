@@ -69,8 +69,6 @@ class ContinualTrainer:
         self._losses: list[Tensor] = []
         self._norm: Tensor | float = 0.0
         self._validation: dict[str, Any] | None = None
-        rows = config.batch_size // accelerator.num_processes
-        self._own = (accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
 
     def run(self, log: RunLog | None) -> dict[str, Any]:
         """Train to the last step; the final validation. `log` on the main process only."""
@@ -123,7 +121,7 @@ class ContinualTrainer:
     def _gradients(self, batch: Batch) -> Tensor:
         """Accumulate the gradients of the mean loss over the whole batch; this process's part."""
         scale = 1 / max(1, num_labels(batch))
-        own = part(batch, *self._own)
+        own = self._own_rows(batch)
         size = self._config.micro_batch_size
         starts = range(0, len(own["labels"]), size)
         total = torch.zeros((), device=self._accelerator.device)
@@ -139,6 +137,12 @@ class ContinualTrainer:
                 self._accelerator.backward(loss * self._accelerator.num_processes)
             total += loss.detach()
         return total
+
+    def _own_rows(self, batch: Batch) -> Batch:
+        """This process's rows of a batch."""
+        rows = self._config.batch_size // self._accelerator.num_processes
+        first = self._accelerator.process_index * rows
+        return part(batch, first, first + rows)
 
     def _log(self, log: RunLog | None, rate: float) -> float:
         """Report the mean loss since the last report."""

@@ -92,3 +92,17 @@ def stage_config(folder: Path, output: Path, **changes: Any) -> ContinualConfig:
     if "start_from" not in changes:
         settings |= {"new_model": LLAMA, "tokenizer": str(folder / "tokenizer")}
     return from_mapping(ContinualConfig, settings | changes)
+
+
+def replay_config(folder: Path, output: Path) -> ContinualConfig:
+    """Six steps on new.jsonl with a quarter of old.jsonl, without anything random in the model."""
+    return stage_config(
+        folder,
+        output,
+        new=[source(folder, "new")],
+        replay=[source(folder, "old")],
+        replay_ratio=0.25,
+        new_model={**LLAMA, "attention_dropout": 0.0},
+        max_steps=6,
+        save_steps=3,
+    )
