@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +21,16 @@ from torch.nn.functional import linear
 from ..kernels.sparse import BitmapWeight, CsrWeight, sparse_linear
 from .results import write_result
 
-SHAPES = ((576, 576), (1536, 576), (576, 1536), (2048, 2048), (4096, 4096), (11008, 4096))
-SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+SHAPES = (
+    (192, 576),
+    (576, 576),
+    (1536, 576),
+    (576, 1536),
+    (2048, 2048),
+    (4096, 4096),
+    (11008, 4096),
+)
+SPARSITIES = (0.5, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -42,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = measure(shape, sparsity, options.threads, options.pairs)
         print(report(measured), flush=True)
         rows += measured
-    write_result(options.output, {"pairs": options.pairs, "rows": rows})
+    load = [round(average, 1) for average in os.getloadavg()]
+    write_result(options.output, {"pairs": options.pairs, "load_averages": load, "rows": rows})
 
 
 def measure(
