@@ -12,7 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .bitmap_tiles import TILE_COLUMNS, BitmapTiles
-from .triton_decode import count_byte, decode_bytes
+from .triton_alignment import aligned, rows_contiguous
+from .triton_decode import count_bits, decode_words
 from .triton_partials import allocate_partials, reduce_partials
 from .triton_tiling import BITMAP_ROWS, BITMAP_WARPS, bitmap_splits, multiprocessors
 
@@ -32,8 +33,8 @@ def bitmap_matmul(x: Tensor, weight: BitmapTiles, bias: Tensor | None = None) ->
         ``[B, N]`` in the dtype of ``x``. The result is the same in every run: no atomics.
     """
     (num_rows, num_columns), batch = weight.shape, len(x)
-    if x.stride(1) != 1:
-        x = x.contiguous()
+    x = rows_contiguous(x)
+    bitmap, values = aligned(weight.bitmap.bitmap), aligned(weight.bitmap.values)
     tiles = weight.offsets.shape[1]
     splits, split_tiles = bitmap_splits(num_rows, tiles, batch, multiprocessors(x.device))
     out = x.new_empty(batch, num_rows)
@@ -41,14 +42,14 @@ def bitmap_matmul(x: Tensor, weight: BitmapTiles, bias: Tensor | None = None) ->
     target, fused_bias = (out, bias) if partials is None else (partials, None)
     bitmap_matmul_kernel[(triton.cdiv(num_rows, BITMAP_ROWS), splits)](
         x,
-        weight.bitmap.bitmap,
-        weight.bitmap.values,
+        bitmap,
+        values,
         weight.offsets,
         fused_bias,
         target,
         num_rows,
         num_columns,
-        weight.bitmap.bitmap.shape[1],
+        bitmap.shape[1],
         tiles,
         x.stride(0),
         batch,
@@ -67,7 +68,7 @@ def bitmap_matmul(x: Tensor, weight: BitmapTiles, bias: Tensor | None = None) ->
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "batch", "split_tiles"])
 def bitmap_matmul_kernel(
     x_ptr,
     bitmap_ptr,
@@ -99,17 +100,17 @@ def bitmap_matmul_kernel(
 
     begin = tl.program_id(1) * split_tiles
     end = tl.minimum(begin + split_tiles, tiles)
-    next_bytes = load_bytes(bytes_ptr, begin, row_bytes, EVEN)
+    next_word = load_words(bytes_ptr, begin, row_bytes, 2, EVEN)
     next_start = tl.load(starts_ptr + begin)
     sums = tl.zeros([ROWS, BATCH], tl.float32)
     for tile in range(begin, end):
-        byte, start = next_bytes, next_start
+        word, start = next_word, next_start
         following = tl.minimum(tile + 1, end - 1)
-        next_bytes = load_bytes(bytes_ptr, following, row_bytes, EVEN)
+        next_word = load_words(bytes_ptr, following, row_bytes, 2, EVEN)
         next_start = tl.load(starts_ptr + following)
-        counts = count_byte(byte)
+        counts = count_bits(word)
         first = start[:, None] + tl.cumsum(counts, 1) - counts
-        weight = tl.reshape(decode_bytes(values_ptr, first, byte), [ROWS, 64])
+        weight = tl.reshape(decode_words(values_ptr, first, word), [ROWS, 64])
         if EVEN:
             x = tl.load(vectors_ptr + tile * 64)
         else:
@@ -131,11 +132,24 @@ def bitmap_matmul_kernel(
 
 
 @triton.jit
-def load_bytes(bytes_ptr, tile, row_bytes, EVEN: tl.constexpr):
-    """The eight bitmap bytes of a tile of 64 columns, uint32 ``[rows, 8]``."""
-    place = tile * 8 + tl.arange(0, 8)[None, :]
+def load_words(bytes_ptr, tile, row_bytes, WORDS: tl.constexpr, EVEN: tl.constexpr):
+    """The bits of a tile's columns in each row ``bytes_ptr`` ``[rows, 1]``, uint32 [rows, WORDS].
+
+    ``EVEN``: rows are whole tiles long, which for a PyTorch tensor means that words are aligned.
+    """
+    number = tile * WORDS + tl.arange(0, WORDS)[None, :]
     if EVEN:
-        byte = tl.load(bytes_ptr + place)
+        word = tl.load(bytes_ptr.to(tl.pointer_type(tl.uint32)) + number)
     else:
-        byte = tl.load(bytes_ptr + place, mask=place < row_bytes, other=0)
-    return byte.to(tl.uint32)
+        # Rows may start anywhere, so that words must be put together.
+        place = number * 4
+        word = _load_byte(bytes_ptr, place, row_bytes)
+        word |= _load_byte(bytes_ptr, place + 1, row_bytes) << 8
+        word |= _load_byte(bytes_ptr, place + 2, row_bytes) << 16
+        word |= _load_byte(bytes_ptr, place + 3, row_bytes) << 24
+    return word
+
+
+@triton.jit
+def _load_byte(bytes_ptr, place, row_bytes):
+    return tl.load(bytes_ptr + place, mask=place < row_bytes, other=0).to(tl.uint32)

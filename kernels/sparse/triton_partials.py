@@ -19,11 +19,19 @@ def reduce_partials(partials: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """``out`` ``[B, N]`` = ``partials`` ``[splits, B, N]`` summed in order, plus ``bias``."""
     splits, batch, num_rows = partials.shape
     partials_kernel[(triton.cdiv(num_rows, BLOCK), batch)](
-        partials, bias, out, num_rows, batch, SPLITS=splits, BLOCK=BLOCK, num_warps=BLOCK // 64
+        partials,
+        bias,
+        out,
+        num_rows,
+        batch,
+        SPLITS=splits,
+        BLOCK=BLOCK,
+        num_warps=BLOCK // 64,
+        enable_fp_fusion=True,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def partials_kernel(
     partials_ptr, bias_ptr, out_ptr, num_rows, batch, SPLITS: tl.constexpr, BLOCK: tl.constexpr
 ):

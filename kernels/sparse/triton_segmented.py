@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .segmented_rows import GROUP, SegmentedRows
+from .triton_alignment import aligned, rows_contiguous
 from .triton_partials import allocate_partials, reduce_partials
 from .triton_tiling import SegmentedTiling, multiprocessors, segmented_tiling
 
@@ -51,15 +52,14 @@ def launch_segmented(
 ) -> Tensor:
     """``segmented_matvec`` with a given tiling."""
     (num_rows, num_columns), batch = weight.shape, len(x)
-    if x.stride(1) != 1:
-        x = x.contiguous()
+    x = rows_contiguous(x)
     out = x.new_empty(batch, num_rows)
     partials = allocate_partials(out, tiling.splits)
     target, fused_bias = (out, bias) if partials is None else (partials, None)
     segmented_kernel[(triton.cdiv(num_rows, tiling.rows), tiling.splits)](
         x,
-        weight.columns,
-        weight.values,
+        aligned(weight.columns),
+        aligned(weight.values),
         weight.offsets,
         fused_bias,
         target,
@@ -84,7 +84,7 @@ def launch_segmented(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments", "batch", "split_segments"])
 def segmented_kernel(
     x_ptr,
     columns_ptr,
