@@ -74,8 +74,8 @@ def continual(
     from .results import write_result
 
     setup = Setup(tokens=tokens, infinite_replay=infinite_replay, seeds=seeds)
-    sources = [Source(name=path.stem, path=str(path)) for path in (old, new)]
-    for figures in ContinualBench(work, *sources, setup).run():
+    first, second = (Source(name=path.stem, path=str(path)) for path in (old, new))
+    for figures in ContinualBench(work, first, second, setup).run():
         write_result(output, {"old": old.name, "new": new.name} | figures)
     plot_arms(figures, output.with_suffix(".png"))
     print_arms(figures)

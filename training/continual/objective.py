@@ -34,12 +34,11 @@ _TOLERANCE = 1e-3
 
 
 class Objective(Protocol):
-    """What is learned from a piece of a document.
+    """What is learned from a piece of a document."""
 
-    attention: names of the attention implementations that it can be learned with.
-    """
-
-    attention: tuple[str, ...]
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """Names of the attention implementations that it can be learned with."""
 
     def example(self, piece: Piece, generator: np.random.Generator) -> Example:
         """Inputs and labels of a piece; all that is random comes from `generator`."""

@@ -38,7 +38,8 @@ def _groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         for module in (*tables, *([] if head is None else [head]))
         for parameter in module.parameters()
     }
-    inner, plain = [], []
+    inner: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             within = parameter.ndim >= 2 and id(parameter) not in outer

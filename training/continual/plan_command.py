@@ -31,7 +31,7 @@ def print_plan(request: PlanRequest, console: Console | None = None) -> None:
         options = plan(
             _parameters(request, config),
             _count("old-tokens", request.old_tokens, None),
-            _count("new-tokens", request.new_tokens, config and config.tokens),
+            _count("new-tokens", request.new_tokens, None if config is None else config.tokens),
             _replay(request, config),
             None if request.flops_per_second is None else parse_count(request.flops_per_second),
         )

@@ -190,7 +190,8 @@ class _Run:
             share=config.corrupted_share,
             mean_span=config.mean_span,
         )
-        if self.checkpoint is None:
+        # The main process alone: under FSDP the others may hold no weights yet.
+        if self.checkpoint is None and self.accelerator.is_main_process:
             check_packing(objective, model, config.sequence_length)
         return objective
 
