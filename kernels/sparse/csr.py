@@ -8,14 +8,14 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 
 from .bitmap import BitmapWeight
 from .bits import pack_bits
 
 # Measured with `python -m gistserve.bench.sparse_cpu`: MKL's sparse product gains nothing from
 # the columns of a batch and loses to a weighted sum of whole rows of x.T from about here.
-_BAG_BATCH = 16
+_BAG_BATCH = 12
 # Rows of x.T should stay in a core's cache: 64 vectors of 4096 columns fill 1 MiB.
 _WIDE_CHUNK, _NARROW_CHUNK, _WIDE_COLUMNS = 64, 32, 4096
 
@@ -105,19 +105,20 @@ class CsrWeight:
 
     def _many(self, x: Tensor, bias: Tensor | None) -> Tensor:
         chunk = _WIDE_CHUNK if self.shape[1] <= _WIDE_COLUMNS else _NARROW_CHUNK
-        product = torch.cat([self._bags(part) for part in x.split(chunk)]).contiguous()
+        product = torch.cat([self._bags(part) for part in x.split(chunk)], dim=1).t().contiguous()
         return product if bias is None else product.add_(bias)
 
     def _bags(self, x: Tensor) -> Tensor:
-        sums = embedding_bag(
-            self.columns,
+        # torch.embedding_bag, because what torch.nn.functional puts around it takes 10 us.
+        sums, *_ = torch.embedding_bag(
             x.t().contiguous(),
+            self.columns,
             self.row_starts,
-            mode="sum",
+            mode=0,  # sum
             per_sample_weights=self.values,
             include_last_offset=True,
         )
-        return sums.t()
+        return sums
 
     @cached_property
     def matrix(self) -> Tensor:
