@@ -17,13 +17,13 @@ def on_cpu(sparsity: float, dtype: torch.dtype) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "sparse_from"), [(torch.float32, 0.8), (torch.bfloat16, 0.9), (torch.float16, 0.9)]
+    ("dtype", "measured"), [(torch.float32, 0.8), (torch.bfloat16, 0.9), (torch.float16, 0.9)]
 )
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="CSR needs MKL")
-def test_the_cpu_takes_csr_where_it_was_measured_faster(dtype, sparse_from):
-    assert on_cpu(sparse_from, dtype) == "csr"
+def test_the_cpu_takes_csr_where_it_was_measured_faster(dtype, measured):
+    assert on_cpu(measured - 0.001, dtype) == "csr"  # pruning rounds
     assert on_cpu(1.0, dtype) == "csr"
-    assert on_cpu(sparse_from - 0.01, dtype) == "dense"
+    assert on_cpu(measured - 0.05, dtype) == "dense"
 
 
 def test_the_cpu_stays_dense_without_mkl(monkeypatch):
@@ -41,7 +41,7 @@ def test_cuda_takes_segmented_rows_for_few_vectors_and_bitmaps_for_more(sparsity
 
 @pytest.mark.parametrize("decode_batch", [1, 8, 64])
 def test_cuda_stays_dense_where_little_is_dropped_or_little_is_read(decode_batch):
-    assert on_cuda(0.49, decode_batch=decode_batch) == "dense"
+    assert on_cuda(0.48, decode_batch=decode_batch) == "dense"
     assert on_cuda(0.0, decode_batch=decode_batch) == "dense"
     assert on_cuda(0.95, (576, 576), decode_batch=decode_batch) == "dense"
 
