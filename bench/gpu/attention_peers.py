@@ -11,7 +11,6 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from .attention_inputs import BLOCK_SIZE, AttentionCase, DenseInputs, PagedInputs
@@ -50,6 +49,8 @@ def _decode(query: Tensor, kv_heads: int, key: Tensor, value: Tensor) -> Tensor:
 def _prefill(query: Tensor, whole: bool, key: Tensor, value: Tensor) -> Tensor:
     if whole:
         return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    from torch.nn.attention.bias import causal_lower_right  # takes seconds to import
+
     bias = causal_lower_right(query.shape[2], key.shape[2])
     return scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .budget import Deadline
 from .children import POISONED
 from .device import BenchDevice
 from .report import Report, device_slug
-from .sections import SECTIONS, TESTS
+from .sections import SECTIONS, SWEEPS, TESTS
 from .session import Session, run_section
 
 RESULTS = Path("bench/results")
@@ -29,19 +30,36 @@ def missing_device() -> str | None:
     )
 
 
-def run(sections: Sequence[str] | None, limit: float, output: Path | None, dry_run: bool) -> int:
-    """Run tests and sections, print the tables, write the file; 1 where something is wrong."""
-    names = sections or [TESTS, *SECTIONS]
-    unknown = sorted(set(names) - {TESTS, *SECTIONS})
+def section_names(chosen: Sequence[str] | None, sweep: bool) -> list[str]:
+    """The sections to run: those chosen, or all of a run or of a sweep.
+
+    Raises:
+        ValueError: naming one that there is not.
+    """
+    known = [TESTS, *SECTIONS, *SWEEPS]
+    unknown = sorted(set(chosen or ()) - set(known))
     if unknown:
-        print(f"there is no section {unknown[0]!r}; choose from: {TESTS}, {', '.join(SECTIONS)}")
-        return 2
+        raise ValueError(f"there is no section {unknown[0]!r}; choose from: {', '.join(known)}")
+    return list(chosen or (SWEEPS if sweep else [TESTS, *SECTIONS]))
+
+
+def run(names: Sequence[str], limit: float, output: Path, dry_run: bool) -> int:
+    """Run tests and sections, print the tables, write the file; 1 where something is wrong."""
     device = BenchDevice.dry_run() if dry_run else BenchDevice.cuda()
-    path = output or RESULTS / f"gpu_{device_slug(device.facts())}.json"
     session = Session(device, names, limit, in_children=not dry_run)
-    report = session.run(lambda partial: write_result(path, partial.as_dict()))
-    print(f"\n{report.as_text()}\n\nwritten to {path}")
+    report = session.run(
+        lambda so_far: write_result(output, so_far.as_dict()), lambda line: print(line, flush=True)
+    )
+    print(f"\n{report.as_text()}\n\nwritten to {output}")
     return 0 if is_right(report) else 1
+
+
+def default_output(sweep: bool, dry_run: bool) -> Path:
+    """Named by the device; figures of a dry run are none, and do not lie with results."""
+    if dry_run:
+        return Path(tempfile.gettempdir()) / "gistserve_gpu_dry_run.json"
+    kind = "gpu_sweep" if sweep else "gpu"
+    return RESULTS / f"{kind}_{device_slug(BenchDevice.cuda().facts())}.json"
 
 
 def is_right(report: Report) -> bool:

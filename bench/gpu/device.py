@@ -38,7 +38,7 @@ class BenchDevice:
     @classmethod
     def dry_run(cls) -> BenchDevice:
         """The CPU in float32 (Triton's interpreter has no bfloat16 products)."""
-        return cls(torch.device("cpu"), torch.float32, 4096, 2**30, tiny=True)
+        return cls(torch.device("cpu"), torch.float32, 1024, 2**30, tiny=True)
 
     def randn(self, *size: int) -> Tensor:
         """Normal random numbers."""

@@ -89,7 +89,6 @@ class _FileRun:
             stdout=self._file,
             stderr=subprocess.STDOUT,
             env=os.environ | {JOURNAL_VARIABLE: str(folder / f"{_name(path)}.jsonl")},
-            cwd=path.parent,
             start_new_session=True,
         )
 

@@ -11,6 +11,7 @@ from .floor import Ceilings
 from .gpu_tests import GpuTestReport
 from .measurement import Measurement
 from .standards import Verdict, judge
+from .sweep_table import sweep_table
 from .table import notes, section_table, standards_table
 
 
@@ -99,7 +100,10 @@ def _section_text(
     if section.note:
         lines.append(section.note)
     if section.measurements:
-        lines.append(section_table(section.measurements, verdicts, ceiling))
+        if name.startswith("sweep"):
+            lines.append(sweep_table(section.measurements))
+        else:
+            lines.append(section_table(section.measurements, verdicts, ceiling))
         lines += [f"  {line}" for line in notes(section.measurements)]
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import attention, ceilings, decode_step, sparse
+from . import attention, ceilings, decode_step, sparse, sweep
 from .bench import Bench
 
 TESTS = "tests"
@@ -17,7 +17,7 @@ class Section:
 
     Attributes:
         name: in results and on the command line.
-        share: seconds it may take of the usual 480; shares scale with the limit.
+        share: about the seconds it may take; all shares scale with the limit.
         run: measures everything. Whatever needs the device happens inside ``Bench.measure``.
         stall: seconds after which a single measurement counts as hanging.
     """
@@ -28,14 +28,25 @@ class Section:
     stall: float = 45.0
 
 
+def _by_name(*sections: Section) -> dict[str, Section]:
+    return {section.name: section for section in sections}
+
+
 TESTS_SHARE = 130.0
-SECTIONS = {
-    section.name: section
-    for section in (
-        Section(ceilings.SECTION, 10, ceilings.run),
-        Section(attention.DECODE, 65, attention.run_decode),
-        Section(attention.PREFILL, 35, attention.run_prefill),
-        Section(sparse.SECTION, 120, sparse.run),
-        Section(decode_step.SECTION, 110, decode_step.run, stall=100.0),
-    )
-}
+"""As that of a section."""
+
+SECTIONS = _by_name(
+    Section(ceilings.SECTION, 10, ceilings.run),
+    Section(attention.DECODE, 65, attention.run_decode),
+    Section(attention.PREFILL, 35, attention.run_prefill),
+    Section(sparse.SECTION, 120, sparse.run),
+    Section(decode_step.SECTION, 110, decode_step.run, stall=100.0),
+)
+"""What a run measures, unless told otherwise."""
+
+SWEEPS = _by_name(
+    Section(sweep.ATTENTION, 180, sweep.run_attention),
+    Section(sweep.SEGMENTED, 150, sweep.run_segmented),
+    Section(sweep.BITMAP, 150, sweep.run_bitmap),
+)
+"""What a run tries with ``--sweep``: settings other than the kernels choose."""

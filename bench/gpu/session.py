@@ -15,7 +15,7 @@ from .device import BenchDevice
 from .gpu_tests import GpuTestReport, find_gpu_tests, run_tests
 from .journal import Journal
 from .report import Report, SectionReport
-from .sections import SECTIONS, TESTS, TESTS_SHARE, Section
+from .sections import SECTIONS, SWEEPS, TESTS, TESTS_SHARE, Section
 from .timing import CudaTimer, HostTimer, Timer
 
 Say = Callable[[str], None]
@@ -37,17 +37,19 @@ class Session:
     limit: float
     in_children: bool = True
 
-    def run(self, save: Callable[[Report], None], say: Say = print) -> Report:
+    def run(self, save: Callable[[Report], None], say: Say) -> Report:
         """Run everything; ``save`` is given the report after each part, ``say`` a line."""
         report = Report(self.device.facts(), self.limit, self.device.tiny)
-        shares = {TESTS: TESTS_SHARE} | {name: s.share for name, s in SECTIONS.items()}
+        sections = SECTIONS | SWEEPS
+        shares = {TESTS: TESTS_SHARE} | {name: s.share for name, s in sections.items()}
         budget = Budget(self.limit, {n: share for n, share in shares.items() if n in self.names})
+        save(report)  # a place that cannot be written is told now, not at the end
         with tempfile.TemporaryDirectory() as folder:
             if TESTS in self.names:
                 report.tests = self._tests(Path(folder), budget.deadline(TESTS))
                 say(f"tests: {report.tests.counts}")
                 save(report)
-            for section in SECTIONS.values():
+            for section in sections.values():
                 if section.name in self.names:
                     done = self._section(section, Path(folder), budget.deadline(section.name))
                     report.sections[section.name] = done
@@ -58,7 +60,11 @@ class Session:
     def _tests(self, folder: Path, deadline: Deadline) -> GpuTestReport:
         logs = folder / TESTS
         logs.mkdir()
-        return run_tests(find_gpu_tests(), logs, deadline)
+        try:
+            return run_tests(find_gpu_tests(), logs, deadline)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            return GpuTestReport(files={TESTS: "failed"}, output={TESTS: text})
 
     def _section(self, section: Section, folder: Path, deadline: Deadline) -> SectionReport:
         begun = time.monotonic()
@@ -87,4 +93,4 @@ def run_section(name: str, journal: Path, device: BenchDevice, deadline: Deadlin
         DevicePoisoned: the device does not work any more.
     """
     timer: Timer = HostTimer() if device.device.type == "cpu" else CudaTimer()
-    SECTIONS[name].run(Bench(device, timer, Journal(journal, name), deadline))
+    (SECTIONS | SWEEPS)[name].run(Bench(device, timer, Journal(journal, name), deadline))

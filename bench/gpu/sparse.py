@@ -63,10 +63,20 @@ def arms(device: BenchDevice, sparsity: float, batch: int) -> list[str]:
 
 def prepare(arm: str, weights: SparseWeights, batch: int) -> Prepared:
     """Copies of the weight in the arm's format, and the product of each with one ``x``."""
-    x = weights.device.randn(batch, weights.shape[1])
     if arm == _TWO_FOUR:
-        return _two_four(weights, x)
-    source, weight, multiply = _format(arm, weights, batch)
+        return _two_four(weights, batch)
+    return rotated_product(weights, *_format(arm, weights, batch), batch)
+
+
+def rotated_product(
+    weights: SparseWeights,
+    source: BitmapWeight,
+    weight: RuntimeWeight,
+    multiply: Callable[..., Tensor],
+    batch: int,
+) -> Prepared:
+    """``multiply(x, weight, None)`` over copies of a weight that was made of ``source``."""
+    x = weights.device.randn(batch, weights.shape[1])
     copies = weights.device.copies(weight.num_bytes)
     rotated = [weight, *(deepcopy(weight) for _ in range(copies - 1))]
     traffic = x.element_size() * batch * sum(weights.shape)
@@ -102,8 +112,9 @@ def _decompress(x: Tensor, weight: BitmapTiles, bias: None) -> Tensor:
     return linear(x, bitmap_to_dense(weight), bias)
 
 
-def _two_four(weights: SparseWeights, x: Tensor) -> Prepared:
+def _two_four(weights: SparseWeights, batch: int) -> Prepared:
     device = weights.device
+    x = device.randn(batch, weights.shape[1])
     dense = device.randn(*weights.shape) * exact_mask(device, weights.shape, 4, 2)
     size = 9 / 16 * weights.dense_bytes  # half the values, and two bits for each of them
     rotated = [torch.sparse.to_sparse_semi_structured(dense) for _ in range(device.copies(size))]

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from gistserve.bench.gpu.__main__ import main
-from gistserve.bench.gpu.sections import SECTIONS, TESTS
+from gistserve.bench.gpu.ceilings import SECTION as CEILINGS
+from gistserve.bench.gpu.device import BenchDevice
+from gistserve.bench.gpu.sections import SECTIONS, SWEEPS, TESTS
+from gistserve.bench.gpu.session import Session
 
 # What the device machine need not have, and the command must not import.
 RUN = """
@@ -25,17 +28,18 @@ runpy.run_module("gistserve.bench.gpu", run_name="__main__")
 
 def test_a_dry_run_goes_through_everything(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    options = ["--dry-run", "--output", str(output), "--limit", "100", "--sections", *SECTIONS]
+    sections = [*SECTIONS, *SWEEPS]
+    options = ["--dry-run", "--output", str(output), "--limit", "200", "--sections", *sections]
     done = subprocess.run(
         [sys.executable, "-c", RUN, *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     data = json.loads(output.read_text())
-    assert data["dry_run"] and set(data["sections"]) == set(SECTIONS)
+    assert data["dry_run"] and list(data["sections"]) == sections
     for name, section in data["sections"].items():
         assert section["status"] == "done" and section["measurements"], name
         for measurement in section["measurements"]:
@@ -44,11 +48,21 @@ def test_a_dry_run_goes_through_everything(tmp_path: Path) -> None:
     assert "DRY RUN" in done.stdout and str(output) in done.stdout
 
 
-def test_a_child_measures_one_section(tmp_path: Path) -> None:
-    journal = tmp_path / "ceilings.jsonl"
-    arguments = ["--dry-run", "--child", "ceilings", "--journal", str(journal), "--limit", "50"]
-    assert main(arguments) == 0
-    assert journal.read_text().count('"status": "measured"') == 2
+def test_a_section_runs_in_a_process_of_its_own() -> None:
+    """As on a GPU, and what no child came to is recorded as well."""
+    reports: list[dict] = []
+    session = Session(BenchDevice.dry_run(), [CEILINGS], limit=100, in_children=True)
+    report = session.run(lambda so_far: reports.append(so_far.as_dict()), reports.append)
+    assert report.sections[CEILINGS].status == "done", report.sections[CEILINGS].note
+    assert [m.status for m in report.measurements] == ["measured", "measured"]
+    assert len(reports) == 3 and "ceilings: done" in str(reports[1])
+
+
+def test_what_no_child_came_to_is_not_reached() -> None:
+    session = Session(BenchDevice.dry_run(), [CEILINGS], limit=0, in_children=True)
+    report = session.run(lambda so_far: None, lambda line: None)
+    assert report.sections[CEILINGS].status == "cut short"
+    assert [m.status for m in report.measurements] == ["not reached", "not reached"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
@@ -60,4 +74,4 @@ def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dry-run", "--sections", "nonsense"]) == 2
-    assert TESTS in capsys.readouterr().out
+    assert TESTS in capsys.readouterr().err
