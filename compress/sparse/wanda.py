@@ -1,7 +1,7 @@
 """Pruning by weights and activations (Sun et al. 2023, "A Simple and Effective Pruning Approach
 for Large Language Models", arXiv 2306.11695)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,7 +34,21 @@ def prune_by_wanda(
             f"{outside[0]} lies outside the decoder's layers and cannot be calibrated; leave it "
             "out, or choose the method magnitude"
         )
-    inputs = LayerInputs(model, layers, tokens)
+    training = model.training
+    model.eval()
+    try:
+        _prune_layers(prefix, layers, LayerInputs(model, layers, tokens), targets, prune)
+    finally:
+        model.train(training)
+
+
+def _prune_layers(
+    prefix: str,
+    layers: Sequence[nn.Module],
+    inputs: LayerInputs,
+    targets: Mapping[str, nn.Module],
+    prune: Prune,
+) -> None:
     for index in range(len(layers)):
         inside = {n: m for n, m in targets.items() if n.startswith(f"{prefix}.{index}.")}
         with _input_norms(inside) as norms:

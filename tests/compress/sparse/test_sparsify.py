@@ -118,6 +118,16 @@ def test_progress_is_told():
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_calibration_knows_no_dropout():
+    calm, training = tiny_model("gpt2"), tiny_model("gpt2", resid_pdrop=0.5).train()
+    for model in (calm, training):
+        recipe = sparsify(model, sparsity=0.5, method=Method.wanda, calibration=tokens())
+    assert training.training and not calm.training
+    for name in recipe.modules:
+        left, right = calm.get_submodule(name), training.get_submodule(name)
+        assert torch.equal(left.weight, right.weight)
+
+
 def test_pruning_leaves_no_hooks():
     model = tiny_model("llama")
     sparsify(model, sparsity=0.5, method=Method.wanda, calibration=tokens())
