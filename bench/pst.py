@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..training.pst import train_pst
+from .pst_memory import measure_memory
 from .pst_plan import Run, planned_runs
 from .pst_report import plot_report, print_report, summarise, verdicts
 from .results import write_result
 
 logger = logging.getLogger(__name__)
+
+MEMORY = "memory.json"
 
 
 def compare(data: Path, bases: Path, work: Path, output: Path, *, start_runs: bool = True) -> None:
@@ -27,6 +30,8 @@ def compare(data: Path, bases: Path, work: Path, output: Path, *, start_runs: bo
         for run in runs:
             run_all([run], data, bases, work)
             write_report(runs, work, output)
+        if not (work / MEMORY).is_file():
+            (work / MEMORY).write_text(json.dumps(measure_memory()), encoding="utf-8")
     print_report(write_report(runs, work, output))
 
 
@@ -34,7 +39,9 @@ def write_report(runs: list[Run], work: Path, output: Path) -> list[dict[str, An
     """Write all figures that there are so far, and return the rows of the table."""
     results = read_results(runs, work)
     rows = summarise(results)
+    memory = work / MEMORY
     figures = {
+        "memory_of_bert_base": json.loads(memory.read_text()) if memory.is_file() else None,
         "finished_runs": len(results),
         "planned_runs": len(runs),
         "table": rows,

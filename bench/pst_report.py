@@ -31,7 +31,7 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     rows = []
     keys = {(r["run"]["task"], r["run"]["arm"], r["run"]["sparsity"]) for r in results}
-    order = sorted(keys, key=lambda k: (TASKS.index(k[0]), -k[2], ARMS.index(k[1])))
+    order = sorted(keys, key=lambda k: (TASKS.index(k[0]), -(k[2] or 1), ARMS.index(k[1])))
     for task, arm, sparsity in order:
         group = [
             r

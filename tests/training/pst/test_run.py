@@ -73,8 +73,8 @@ def test_classification_is_learned_and_written_sparse(
 ) -> None:
     test = "example:reviews:test"
     config = settings(
-        bases / "bert", "bert", tmp_path, method=method, sparsity=0.8, max_steps=60, eval_steps=20, warmup=10,
-        save_steps=60, test_data=test, batch_size=32, measure_memory=True,
+        bases / "bert", "bert", tmp_path, method=method, sparsity=0.8, max_steps=60, eval_steps=20,
+        save_steps=60, test_data=test, batch_size=32, warmup=10, measure_memory=True,
     )  # fmt: skip
     folder = train_pst(config)
     found = results(tmp_path)

@@ -1,0 +1,112 @@
+"""A trained sparse model behind the server: the trainer's answers, in the bytes of the format."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from gistserve.compress import weights_hash as weights_module
+from gistserve.compress.fingerprint import model_fingerprint
+from gistserve.compress.sparse import sparse_modules
+from gistserve.compress.store import GistStore
+from gistserve.server.api.application import create_app
+from gistserve.server.api.served_models import ServedModel, ServedModels
+from gistserve.server.api.settings import ServerSettings
+from gistserve.server.engine.config import EngineConfig
+from gistserve.server.engine.engine import Engine
+from gistserve.server.engine.loader import load_model
+from gistserve.training.pst import train_pst
+from gistserve.training.pst.batch import PROMPT
+from gistserve.training.pst.data import read_data_texts
+from gistserve.training.pst.evaluation import score_texts
+from safetensors.torch import load_file
+
+from .tiny_models import save_model, settings
+
+pytest.importorskip("accelerate")
+pytest.importorskip("sacrebleu")
+
+TEST = "example:weather:test"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder at 90%, trained until most of its answers are right."""
+    folder = tmp_path_factory.mktemp("served")
+    base = save_model("llama", folder / "base")
+    config = settings(
+        base, "llama", folder, method="movement", sparsity=0.9, max_steps=100, eval_steps=100,
+        save_steps=100, test_data=TEST, select_by="loss", learning_rate=1e-2, warmup=10,
+    )  # fmt: skip
+    return train_pst(config)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "user_cache_path", lambda _: tmp_path / "cache")
+
+
+async def ask(site: httpx.AsyncClient, source: str) -> str:
+    body = {
+        "model": "weather",
+        "prompt": PROMPT.format(source),
+        "temperature": 0,
+        "max_tokens": 24,
+    }
+    response = await site.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["text"]
+    return text.strip()
+
+
+async def answers_over_http(folder: Path, store: Path, sources: list[str]) -> list[str]:
+    model, tokenizer = load_model(folder, device="cpu")
+    assert len(sparse_modules(model)) == 14
+    fingerprint = model_fingerprint(model, tokenizer, source=folder)
+    engine = Engine(model, EngineConfig(max_model_len=128, num_blocks=128), fingerprint=fingerprint)
+    engine.start()
+    try:
+        served = ServedModel("weather", engine, tokenizer, fingerprint, engine.max_model_len)
+        with GistStore(store) as prompts:
+            app = create_app(ServedModels([served]), prompts, ServerSettings())
+            transport = httpx.ASGITransport(app)
+            async with (
+                app.router.lifespan_context(app),
+                httpx.AsyncClient(transport=transport, base_url="http://test") as site,
+            ):
+                return list(await asyncio.gather(*(ask(site, source) for source in sources)))
+    finally:
+        engine.shutdown()
+
+
+def test_it_answers_as_the_trainer_measured(trained: Path, tmp_path: Path) -> None:
+    texts = read_data_texts(TEST)
+    sources = [text.source for text in texts]
+    answers = asyncio.run(answers_over_http(trained, tmp_path / "store", sources))
+    measured = json.loads((trained.parent / "results.json").read_text())["measures"]["test"]
+    assert score_texts(answers, texts) == pytest.approx(measured)
+    assert len(set(answers)) > 10  # not one answer for all
+
+
+def test_it_lies_in_the_bytes_of_the_format(trained: Path) -> None:
+    file = trained / "model.safetensors"
+    tensors = load_file(file)
+    bitmaps = [name for name in tensors if name.endswith("weight_bitmap")]
+    # Two layers of query, key, value, output 32 x 32, gate, up 64 x 32 and down 32 x 64.
+    shapes = 2 * [(32, 32)] * 4 + 2 * [(64, 32)] * 2 + 2 * [(32, 64)]
+    assert len(bitmaps) == len(shapes)
+    promised = sum(rows * -(-columns // 8) + 4 * round(rows * columns * 0.1)
+                   for rows, columns in shapes)  # fmt: skip
+    sparse = sum(
+        tensor.nbytes
+        for name, tensor in tensors.items()
+        if name.endswith(("weight_bitmap", "weight_values"))
+    )
+    assert sparse == promised
+    dense = sum(tensor.nbytes for tensor in tensors.values()) - sparse
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size == promised + dense + 8 + header
+    facts = json.loads((trained / "sparsity.json").read_text())
+    assert sum(module["bytes"] for module in facts["modules"].values()) == promised
+    assert facts["training"]["measures"]["test"]["bleu"] > 0
