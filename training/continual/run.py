@@ -126,6 +126,12 @@ def _architecture(name: str) -> Any:
         raise ConfigError(f"start_from: {name!r} cannot be loaded: {error}") from error
 
 
+def _recompute_activations(model: PreTrainedModel) -> None:
+    # The newer name came with transformers 5.2x, the older one goes with 6.
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def _tokenizer_of_new_model(config: ContinualConfig) -> PreTrainedTokenizerBase:
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer)
@@ -175,7 +181,7 @@ class _Run:
                 dtype=torch.float32,
             )
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute_activations(model)
         set_seed(config.seed + self.accelerator.process_index)
         return model
 
