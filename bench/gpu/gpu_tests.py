@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +21,11 @@ from .pytest_journal import JOURNAL_VARIABLE
 
 TESTS = Path(__file__).parents[2] / "tests"
 
+_MARK = "mark.gpu"
+_BY_MEMORY = "gpu_memory_utilization"
+
 _TOGETHER = 4
+_PARTS = 3
 _POLL_S = 0.1
 
 
@@ -51,25 +57,32 @@ class GpuTestReport:
 
 
 def find_gpu_tests(root: Path = TESTS) -> list[Path]:
-    """Test files that mark something ``gpu``; none where the package lies without its tests."""
+    """Test files that mark something ``gpu``, themselves or by a module of theirs that does.
+
+    None where the package lies without its tests.
+    """
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
+    marking = {path for path, text in texts.items() if _MARK in text}
+    helpers = {path.stem for path in marking if not path.name.startswith("test_")}
+    uses_helper = re.compile(rf"^from \S*\b({'|'.join(map(re.escape, helpers))})\b", re.MULTILINE)
     return [
         path
-        for path in sorted(root.rglob("test_*.py"))
-        if "mark.gpu" in path.read_text(encoding="utf-8")
+        for path, text in texts.items()
+        if path.name.startswith("test_")
+        and (path in marking or (helpers and uses_helper.search(text)))
     ]
 
 
 def run_tests(paths: Sequence[Path], folder: Path, deadline: Deadline) -> GpuTestReport:
     """Run the files' ``gpu`` tests until the deadline, with logs in ``folder``.
 
-    Kernels compile on the host, so files run beside each other; those of the server, which size
-    their pools by the memory they find free, one by one after them.
+    Kernels compile on the host, so files run beside each other, and with pytest-xdist parts of a
+    file as well; those that size something by the memory that is free run one by one after them.
     """
-    alone = [path for path in paths if "server" in path.parts]
+    alone = [path for path in paths if _BY_MEMORY in path.read_text(encoding="utf-8")]
+    together = [path for path in paths if path not in alone]
     report = GpuTestReport()
-    _run_together(
-        [path for path in paths if path not in alone], _TOGETHER, folder, deadline, report
-    )
+    _run_together(together, _TOGETHER, folder, deadline, report)
     _run_together(alone, 1, folder, deadline, report)
     _read_outcomes(report, folder)
     return report
@@ -78,14 +91,14 @@ def run_tests(paths: Sequence[Path], folder: Path, deadline: Deadline) -> GpuTes
 class _FileRun:
     """One pytest process."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, options: Sequence[str]) -> None:
         self.path = path
         self._log = folder / f"{_name(path)}.log"
         self._file: IO[str] = self._log.open("w", encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "--tb=short", "-p"]
-        command += ["gistserve.bench.gpu.pytest_journal", "-p", "no:cacheprovider", str(path)]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "--tb=short", *options]
+        command += ["-p", "gistserve.bench.gpu.pytest_journal", "-p", "no:cacheprovider"]
         self.process = subprocess.Popen(
-            command,
+            [*command, str(path)],
             stdout=self._file,
             stderr=subprocess.STDOUT,
             env=os.environ | {JOURNAL_VARIABLE: str(folder / f"{_name(path)}.jsonl")},
@@ -103,9 +116,10 @@ def _run_together(
     paths: Sequence[Path], most: int, folder: Path, deadline: Deadline, report: GpuTestReport
 ) -> None:
     waiting, running = list(paths), list[_FileRun]()
+    parts = ["-n", str(_PARTS)] if most > 1 and find_spec("xdist") is not None else []
     while (waiting or running) and not deadline.reached:
         while waiting and len(running) < most:
-            running.append(_FileRun(waiting.pop(0), folder))
+            running.append(_FileRun(waiting.pop(0), folder, parts))
         time.sleep(_POLL_S)
         for run in list(running):
             status = run.process.poll()
