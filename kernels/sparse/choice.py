@@ -26,11 +26,12 @@ BITMAP_BATCH = 64
 # dense products move half the bytes, CSR's float32 values do not.
 _CPU_SPARSITY = {torch.float32: 0.78, torch.bfloat16: 0.88, torch.float16: 0.88}
 
-# Counted for sm_90, not yet measured. Streaming a dense bf16 element, an H200 has time for 14
-# instructions; decoding a bitmap takes 11 of them, an entry of segmented rows 9.
+# Counted in the kernels' inner loops for sm_90, not yet measured (what they may take is pinned by
+# tests of the compiled code). Streaming a dense bf16 element, an H200 has time for 14.
 _INSTRUCTIONS_PER_DENSE_BYTE = 7.0
-_BITMAP_INSTRUCTIONS = 11.0
-_SEGMENTED_INSTRUCTIONS = 9.0
+_BITMAP_INSTRUCTIONS = {32: 11.0, 64: 12.0}  # an element, by the largest batch
+_BITMAP_PADDED_BATCH = 16
+_SEGMENTED_INSTRUCTIONS = 10.0, 2.6  # an entry: of its own, and for each vector
 
 # A format must be predicted this much cheaper than dense to be taken unmeasured; below half
 # sparsity, or where a matrix is read in about the time of a launch, no published kernel wins.
@@ -71,32 +72,39 @@ def choose_format(
         # Without MKL torch has no fast product of a CSR matrix and a vector.
         fast = torch.backends.mkl.is_available() and sparsity >= _CPU_SPARSITY[dtype]
         return "csr" if fast else "dense"
-    if device_type != "cuda" or sparsity < _CUDA_SPARSITY or shape[0] * shape[1] < _CUDA_ELEMENTS:
+    if device_type != "cuda" or decode_batch > BITMAP_BATCH:
         return "dense"
-    costs: dict[Format, float] = {"bitmap": bitmap_cost(sparsity, dtype.itemsize)}
+    if sparsity < _CUDA_SPARSITY or shape[0] * shape[1] < _CUDA_ELEMENTS:
+        return "dense"
+    costs: dict[Format, float] = {"bitmap": bitmap_cost(sparsity, dtype.itemsize, decode_batch)}
     if decode_batch <= DECODE_BATCH:
-        costs["segmented"] = segmented_cost(sparsity, dtype.itemsize)
+        costs["segmented"] = segmented_cost(sparsity, dtype.itemsize, decode_batch)
     best = min(costs, key=lambda name: costs[name])
     return best if costs[best] <= _CUDA_COST else "dense"
 
 
-def bitmap_cost(sparsity: float, itemsize: int) -> float:
-    """Predicted time of one vector times a bitmap weight on an H200, dense being 1.
+def bitmap_cost(sparsity: float, itemsize: int, batch: int) -> float:
+    """Predicted time of a product with a bitmap weight on an H200, the dense one's being 1.
 
     The larger of bytes and instructions decides.
     """
     size = 1 / 8 + (1 - sparsity) * itemsize
-    return max(size / itemsize, _instruction_cost(_BITMAP_INSTRUCTIONS, itemsize))
+    few, most = sorted(_BITMAP_INSTRUCTIONS)
+    instructions = _BITMAP_INSTRUCTIONS[few if batch <= few else most]
+    if itemsize == 4:  # exact float32 products take no tensor cores, and padding takes part
+        instructions += max(_BITMAP_PADDED_BATCH, batch)
+    return max(size / itemsize, _instruction_cost(instructions, itemsize))
 
 
-def segmented_cost(sparsity: float, itemsize: int) -> float:
-    """Predicted time of one vector times ragged segmented rows on an H200, dense being 1.
+def segmented_cost(sparsity: float, itemsize: int, batch: int) -> float:
+    """Predicted time of a product with ragged segmented rows on an H200, the dense one's being 1.
 
     The larger of bytes and instructions decides.
     """
     entries = 1 - sparsity + _PADDING
     size = entries * (1 + itemsize) + _OFFSET_BYTES
-    return max(size / itemsize, _instruction_cost(_SEGMENTED_INSTRUCTIONS * entries, itemsize))
+    once, each = _SEGMENTED_INSTRUCTIONS
+    return max(size / itemsize, _instruction_cost((once + each * batch) * entries, itemsize))
 
 
 def _instruction_cost(instructions: float, itemsize: int) -> float:

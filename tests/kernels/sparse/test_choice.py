@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gistserve.kernels.sparse import choose_format
+from gistserve.kernels.sparse.choice import bitmap_cost, segmented_cost
 
 LARGE = (4096, 4096)
 
@@ -37,6 +38,29 @@ def test_cuda_takes_segmented_rows_for_few_vectors_and_bitmaps_for_more(sparsity
     assert on_cuda(sparsity, decode_batch=1) == "segmented"
     assert on_cuda(sparsity, decode_batch=9) == "bitmap"
     assert on_cuda(sparsity, decode_batch=64) == "bitmap"
+
+
+def test_at_half_sparsity_the_batch_decides():
+    assert on_cuda(0.5, decode_batch=1) == "segmented"
+    assert on_cuda(0.5, decode_batch=8) == "bitmap"
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9])
+def test_cuda_stays_dense_where_batches_would_be_decompressed(sparsity):
+    assert on_cuda(sparsity, decode_batch=65) == "dense"
+
+
+def test_cuda_stays_dense_where_float32_would_miss_the_tensor_cores():
+    assert on_cuda(0.9, decode_batch=8, dtype=torch.float32) == "segmented"
+    assert on_cuda(0.9, decode_batch=16, dtype=torch.float32) == "dense"
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_no_predicted_time_is_below_that_of_the_bytes(batch):
+    """Dense bfloat16 takes 2 bytes an element; at 80% a bitmap takes 0.53."""
+    assert 0.15 < segmented_cost(0.9, 2, 1) < 0.2
+    assert bitmap_cost(0.8, 2, batch) > 0.53 / 2
+    assert segmented_cost(0.9, 2, batch) >= segmented_cost(0.9, 2, 1)
 
 
 @pytest.mark.parametrize("decode_batch", [1, 8, 64])
