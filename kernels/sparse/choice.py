@@ -33,8 +33,8 @@ _BITMAP_INSTRUCTIONS = {32: 11.0, 64: 12.0}  # an element, by the largest batch
 _BITMAP_PADDED_BATCH = 16
 _SEGMENTED_INSTRUCTIONS = 10.0, 2.6  # an entry: of its own, and for each vector
 
-# A format must be predicted this much cheaper than dense to be taken unmeasured; below half
-# sparsity, or where a matrix is read in about the time of a launch, no published kernel wins.
+# Unmeasured, a format must be predicted this much cheaper than dense. Below half sparsity what the
+# count leaves out may take the rest, and smaller matrices are read in about the time of a launch.
 _CUDA_COST = 1 / 1.15
 _CUDA_SPARSITY = 0.49  # pruning to half may keep an element more
 _CUDA_ELEMENTS = 2048 * 2048
