@@ -19,6 +19,7 @@ ARM_NAMES = {
     "mvp": "movement pruning (MvP)",
     "pst": "PST",
     "pst_balanced": "PST, balanced",
+    "pst_embeddings": "PST and embeddings",
 }
 MEASURES = {"sst2": ("accuracy",), "trec": ("accuracy",), "e2e": ("bleu", "rouge_l")}
 _SHARES = ("trained_parameters", "trained_share_of_model", "trained_share_of_movement")
@@ -73,7 +74,7 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found = []
     for row in rows:
-        if row["arm"] not in ("pst", "pst_balanced"):
+        if not row["arm"].startswith("pst"):
             continue
         for rival in rows:
             same = (rival["task"], rival["sparsity"]) == (row["task"], row["sparsity"])

@@ -1,9 +1,10 @@
 """Accuracy of classes, and BLEU, ROUGE-L and exact answers of texts."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,7 +104,8 @@ def _until(ids: list[int], end: int | None) -> list[int]:
 def score_texts(answers: Sequence[str], texts: Sequence[DataText]) -> dict[str, float]:
     """Corpus BLEU (sacreBLEU, 0 to 100, all references) and mean ROUGE-L F1 (0 to 1, the best)."""
     most = max(len(text.references) for text in texts)
-    references = [
+    # sacreBLEU takes None where a text has fewer references than others; its types do not tell.
+    references: list[Any] = [
         [t.references[i] if i < len(t.references) else None for t in texts] for i in range(most)
     ]
     rouge = [
