@@ -63,6 +63,9 @@ def continual(
         float, typer.Option(min=0, max=0.99, help="Replay of the arm with infinite schedules.")
     ] = 0.05,
     seeds: Annotated[int, typer.Option(min=1, help="Of the repeated arms.")] = 3,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="Only this arm, as in '25% replay'; repeatable.")
+    ] = None,
 ) -> None:
     """Update a small model with new text in several ways, against training on both from scratch.
 
@@ -75,8 +78,12 @@ def continual(
 
     setup = Setup(tokens=tokens, infinite_replay=infinite_replay, seeds=seeds)
     first, second = (Source(name=path.stem, path=str(path)) for path in (old, new))
-    for figures in ContinualBench(work, first, second, setup).run():
-        write_result(output, {"old": old.name, "new": new.name} | figures)
+    try:
+        for figures in ContinualBench(work, first, second, setup).run(arm or ()):
+            write_result(output, {"old": old.name, "new": new.name} | figures)
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
     plot_arms(figures, output.with_suffix(".png"))
     print_arms(figures)
     typer.echo(f"written to {output}")

@@ -6,6 +6,7 @@ from scratch is what an update has to reach. Every arm is a stage of `gistserve 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -79,7 +80,7 @@ def arms(setup: Setup) -> list[Arm]:
 class ContinualBench:
     """Runs the arms in `work`; what is finished there is not run again, what is begun is resumed.
 
-    old, new: where the texts come from.
+    old, new: where the texts come from. ValueError where `work` has runs of another setup.
     """
 
     def __init__(self, work: Path, old: Source, new: Source, setup: Setup) -> None:
@@ -87,22 +88,47 @@ class ContinualBench:
         self._setup = setup
         self._arms = {arm.name: arm for arm in arms(setup)}
         self._data = work / "data"
+        self._record_setup({**asdict(setup), "old": old.path, "new": new.path})
         if not (self._data / "tokenizer").exists():
             self._prepare(old, new)
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """Every arm with the first seed, then the repeated ones; the figures after each run."""
+    def run(self, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """Every arm with the first seed, then the repeated ones; the figures after each run.
+
+        names: only these arms, and those they start from.
+        """
+        chosen = self._chosen(names)
         runs: list[dict[str, Any]] = []
-        for arm in self._arms.values():
+        for arm in chosen:
             runs.append(self._run(arm, 0))
             yield self._figures(runs)
-        repeated = [self._arms[name] for name in (*REPEATED, best_replay(runs))]
+        repeated = [arm for arm in chosen if arm.name in (*REPEATED, best_replay(runs))]
         for arm, seed in product(repeated, range(1, self._setup.seeds)):
             runs.append(self._run(arm, seed))
             yield self._figures(runs)
 
+    def _chosen(self, names: Sequence[str]) -> list[Arm]:
+        if unknown := sorted(set(names) - set(self._arms)):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(self._arms)}")
+        needed = {self._arms[name].start for name in names} | set(names)
+        return [arm for arm in self._arms.values() if not names or arm.name in needed]
+
     def _figures(self, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"setup": asdict(self._setup), "summary": list(summarise(runs)), "runs": [*runs]}
+
+    def _record_setup(self, setup: dict[str, Any]) -> None:
+        """Keep the settings in `work`; ValueError where its runs were made with others."""
+        del setup["seeds"]
+        path = self._work / "setup.json"
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            if other := [name for name in setup if setup[name] != earlier.get(name)]:
+                raise ValueError(
+                    f"the runs in {self._work} were made with other {', '.join(other)}: choose "
+                    "another folder"
+                )
+        self._work.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(setup, indent=2), encoding="utf-8")
 
     def _prepare(self, old: Source, new: Source) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
@@ -201,11 +227,12 @@ class ContinualBench:
         return self._work / "runs" / f"{name}-seed{seed}"
 
 
-def best_replay(runs: Sequence[dict[str, Any]]) -> str:
-    """The replaying arm with the lowest average loss in the first seed."""
+def best_replay(runs: Sequence[dict[str, Any]]) -> str | None:
+    """The replaying arm with the lowest average loss in the first seed, None without one."""
     names = {f"{ratio:.0%} replay" for ratio in REPLAY}
     replayed = [run for run in runs if run["arm"] in names and run["seed"] == 0]
-    return str(min(replayed, key=lambda run: run["final"]["average"])["arm"])
+    best = min(replayed, key=lambda run: run["final"]["average"], default=None)
+    return None if best is None else str(best["arm"])
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

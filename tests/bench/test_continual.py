@@ -71,6 +71,7 @@ def test_summary_and_best_replay() -> None:
     assert rows["25% replay"]["average_std"] == pytest.approx(0.5**0.5)
     assert rows["25% replay"]["old"] == pytest.approx(2.0)
     assert (rows["0% replay"]["seeds"], rows["0% replay"]["average_std"]) == (1, None)
+    assert best_replay([run_of("0% replay", 0, 1.0)]) is None
 
 
 def test_a_whole_bench_and_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +94,21 @@ def test_a_whole_bench_and_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert begun == pytest.approx(runs["old only", 0]["final"]["old"])
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/runs/*/stage.json")}
     assert len(stamps) == 11
-    again = ContinualBench(
+    bench = ContinualBench(
         tmp_path / "work",
         Source(name="old", path=str(old)),
         Source(name="new", path=str(new)),
         Setup(tokens=4096, seeds=2),
     )
-    *_, last = again.run()
+    *_, last = bench.run()
     assert last["summary"] == figures["summary"]
+    *_, few = bench.run(["25% replay", "union from scratch"])
+    names = ["old only", "union from scratch", "25% replay"]
+    assert [row["arm"] for row in few["summary"]] == names
+    with pytest.raises(ValueError, match="'half' is none of old only, union"):
+        next(bench.run(["half"]))
+    command[command.index("4096")] = "8192"
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "were made with other tokens: choose another folder" in result.stderr
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
