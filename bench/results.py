@@ -27,7 +27,7 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
 def provenance() -> dict[str, Any]:
     """Command line, commit, versions and hardware of this process."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".strip(),
         "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -36,6 +36,14 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def _program() -> str:
+    """What runs: a module under ``python -m``, or a script by its name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _commit() -> str | None:

@@ -76,14 +76,16 @@ def find_gpu_tests(root: Path = TESTS) -> list[Path]:
 def run_tests(paths: Sequence[Path], folder: Path, deadline: Deadline) -> GpuTestReport:
     """Run the files' ``gpu`` tests until the deadline, with logs in ``folder``.
 
-    Kernels compile on the host, so files run beside each other, and with pytest-xdist parts of a
-    file as well; those that size something by the memory that is free run one by one after them.
+    Those that size something by the memory that is free run first and one by one, for up to half
+    of the time. Kernels compile on the host, so the others run beside each other, and with
+    pytest-xdist parts of a file as well.
     """
     alone = [path for path in paths if _BY_MEMORY in path.read_text(encoding="utf-8")]
     together = [path for path in paths if path not in alone]
     report = GpuTestReport()
+    half = Deadline(deadline.at - deadline.seconds_left / 2, deadline.clock)
+    _run_together(alone, 1, folder, half, report)
     _run_together(together, _TOGETHER, folder, deadline, report)
-    _run_together(alone, 1, folder, deadline, report)
     _read_outcomes(report, folder)
     return report
 

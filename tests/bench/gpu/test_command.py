@@ -22,7 +22,7 @@ class Blocked:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Blocked())
 sys.argv = ["gpu", *sys.argv[1:]]
-runpy.run_module("gistserve.bench.gpu", run_name="__main__")
+runpy.run_module("gistserve.bench.gpu", run_name="__main__", alter_sys=True)
 """
 
 
@@ -45,6 +45,7 @@ def test_a_dry_run_goes_through_everything(tmp_path: Path) -> None:
         for measurement in section["measurements"]:
             assert measurement["status"] == "measured", measurement
     assert data["made_by"]["versions"]["torch"] == torch.__version__
+    assert data["made_by"]["command"].startswith("python -m gistserve.bench.gpu --dry-run")
     assert "DRY RUN" in done.stdout and str(output) in done.stdout
 
 

@@ -86,3 +86,18 @@ def test_our_own_marked_tests_are_found() -> None:
     names = {path.name for path in find_gpu_tests()}
     assert {"test_gist_flex.py", "test_cuda.py"} <= names
     assert not {"test_store.py", "test_gpu_tests.py"} & names
+
+
+def test_what_measures_memory_runs_first_and_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("test_a", "test_memory"):
+        (folder / f"{name}.py").write_text("# gpu_memory_utilization" * (name != "test_a"))
+    runs = []
+
+    def run(paths: list[Path], most: int, _: Path, deadline: Deadline, report: object) -> None:
+        runs.append(([path.stem for path in paths], most, deadline.at))
+
+    monkeypatch.setattr("gistserve.bench.gpu.gpu_tests._run_together", run)
+    run_tests(sorted(folder.glob("*.py")), folder, Deadline(100.0, lambda: 20.0))
+    assert runs == [(["test_memory"], 1, 60.0), (["test_a"], 4, 100.0)]
