@@ -105,15 +105,20 @@ def check_packing(objective: Objective, model: PreTrainedModel, length: int) -> 
     examples = [objective.example(Piece(ids, None), generator) for ids in documents]
     was_training = model.training
     model.eval()
-    together = objective.logits(model, objective.batch([examples]))[0]
-    alone = [objective.logits(model, objective.batch([[example]]))[0] for example in examples]
+    together = _row_logits(objective, model, examples)
+    apart = torch.cat([_row_logits(objective, model, [example]) for example in examples])
     model.train(was_training)
-    apart = torch.cat(alone)
     if not torch.allclose(together, apart, atol=_TOLERANCE * float(apart.abs().max())):
         raise ConfigError(
             f"{type(model).__name__} mixes documents that are packed into one row: it cannot be "
             "trained here with several documents in a row"
         )
+
+
+def _row_logits(objective: Objective, model: PreTrainedModel, row: Sequence[Example]) -> Tensor:
+    batch = objective.batch([row])
+    on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    return objective.logits(model, on_device)[0]
 
 
 def _check_arguments(objective: Objective, model: PreTrainedModel) -> None:
