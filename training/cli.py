@@ -1,5 +1,6 @@
 """`gistserve train`: the trainers' sub-commands. torch is imported only when one of them runs."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -134,6 +135,8 @@ def _train_continual(config: Path, resume: bool, start_from: str | None) -> None
         folder = train_continual(config, resume=resume, start_from=start_from)
     except (SourceError, TokenStoreError, TrainingError) as error:
         raise ConfigError(str(error)) from error
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes tells it
     typer.echo(f"Wrote {folder}")
     typer.echo(
         "The weights are new: gist adapters and compressed prompts of other weights do not fit "

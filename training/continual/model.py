@@ -11,6 +11,14 @@ from ..config import ConfigError
 from .objective import AUTO_MODELS, ObjectiveName
 
 
+def load_architecture(name: str | Path) -> Any:
+    """Configuration of a model's folder or hub name. ConfigError where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no model can be loaded from {str(name)!r}: {error}") from error
+
+
 def load_weights(folder: str | Path, objective: ObjectiveName, attention: str) -> PreTrainedModel:
     """A model in float32 from a folder or hub name. ConfigError where it cannot be loaded."""
     try:

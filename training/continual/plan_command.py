@@ -73,10 +73,10 @@ def _replay(request: PlanRequest, config: ContinualConfig | None) -> float:
 def _parameters(request: PlanRequest, config: ContinualConfig | None) -> int:
     if request.parameters is not None or config is None:
         return _count("parameters", request.parameters, None)
-    from .model import count_parameters
+    from .model import count_parameters, load_architecture
 
     if config.start_from is not None:
-        return count_parameters(AutoConfig.from_pretrained(config.start_from), config.objective)
+        return count_parameters(load_architecture(config.start_from), config.objective)
     sizes = dict(config.new_model or {})
     if "vocab_size" not in sizes and config.vocabulary_size is not None:
         sizes["vocab_size"] = config.vocabulary_size

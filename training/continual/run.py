@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..config import ConfigError, load_config
 from .checkpoint import Checkpoints, Progress, checkpoint_to_resume, record_run, recorded_start
 from .config import ContinualConfig
 from .evaluation import Evaluator
-from .model import check_fit, load_weights, new_model, num_parameters
+from .model import check_fit, load_architecture, load_weights, new_model, num_parameters
 from .objective import AUTO_MODELS, Objective, check_packing, make_objective
 from .optimizer import make_optimizers
 from .plot import PLOT_NAME, plot_stage
@@ -103,7 +103,7 @@ def _begin(config: ContinualConfig, folder: Path) -> None:
     start = None if config.start_from is None else find_start(config.start_from)
     if start is not None:
         tokenizer = load_tokenizer(start.weights)
-        architecture = _architecture(start.weights)
+        architecture = load_architecture(start.weights)
     elif config.new_model is not None:
         tokenizer = _tokenizer_of_new_model(config)
         with torch.device("meta"):
@@ -117,13 +117,6 @@ def _begin(config: ContinualConfig, folder: Path) -> None:
         record_run(folder, config, start)
     except OSError as error:
         raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror}") from error
-
-
-def _architecture(name: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"start_from: {name!r} cannot be loaded: {error}") from error
 
 
 def _recompute_activations(model: PreTrainedModel) -> None:
@@ -176,7 +169,7 @@ class _Run:
             model = load_weights(start.weights, config.objective, config.attn_implementation)
         else:
             model = AUTO_MODELS[config.objective].from_config(
-                _architecture(str(self.folder / EMPTY_MODEL)),
+                load_architecture(self.folder / EMPTY_MODEL),
                 attn_implementation=config.attn_implementation,
                 dtype=torch.float32,
             )

@@ -78,6 +78,14 @@ def test_the_command_takes_what_a_configuration_says(tmp_path) -> None:
     assert "25.0%" in said
 
 
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path) -> None:
+    path = tmp_path / "stage.yaml"
+    path.write_text("output_dir: o\nnew: [{name: a, path: a}]\nstart_from: /no/such/model\n")
+    code, said = run("--config", str(path), "--old-tokens", "3M", "--new-tokens", "1M")
+    assert code == 1
+    assert "no model can be loaded from '/no/such/model'" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

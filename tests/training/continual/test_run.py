@@ -262,6 +262,12 @@ def test_a_tokenizer_is_trained_where_none_is_given(folder: Path, tmp_path: Path
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == len(tokenizer) <= 300
 
 
+def test_without_accelerate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gistserve.training.continual.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'gistserve\[train\]'"):
+        train_continual(stage_config(folder, tmp_path))
+
+
 def test_a_loss_that_is_no_number(folder: Path, tmp_path: Path) -> None:
     config = stage_config(
         folder, tmp_path, learning_rate=1e30, schedule="constant", warmup=0, max_grad_norm=1e30
