@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 # Bytes of keys and values that a tile of a decode step brings in: large enough that few barriers
 # come on a byte, small enough that three programs of three stages fit a multiprocessor.
 _DECODE_TILE_BYTES = 32768
+# Slots of such a tile at most: of as many as threads, Triton would pass page numbers around between
+# threads, by four more barriers, where of fewer each thread looks up its own.
+_DECODE_SLOTS = 64
 # Programs of a decode step per multiprocessor: two or three run there at a time, and sequences of
 # unlike lengths even out over the rest.
 _DECODE_PROGRAMS = 8
@@ -92,9 +95,10 @@ def decode_tiles(heads: Heads, target: Target) -> Tiles:
     """Tiles of one query a sequence, which waits for memory: what counts is bytes in flight."""
     block_m = min(max(16, 1 << (heads.group - 1).bit_length()), 64)
     if not _has_tensor_cores(heads, target):
-        return Tiles(block_m=16, block_n=16, min_tiles=8, num_warps=4, num_stages=3)
+        tiles = Tiles(block_m=16, block_n=16, min_tiles=8, num_warps=4, num_stages=3)
+        return _shrunk(tiles, heads, target, target.shared_memory)
     block_n = 1 << (_DECODE_TILE_BYTES // heads.slot_bytes).bit_length() - 1
-    block_n = min(max(block_n, 16), 128)
+    block_n = min(max(block_n, 16), _DECODE_SLOTS)
     tiles = Tiles(block_m, block_n, min_tiles=2, num_warps=4, num_stages=3)
     return _shrunk(tiles, heads, target, target.shared_memory // 2 - _RESERVED_BYTES)
 
@@ -166,6 +170,8 @@ def _splits(wanted: int, max_slots: int, tiles: Tiles) -> int:
 def _shrunk(tiles: Tiles, heads: Heads, target: Target, shared_memory: int) -> Tiles:
     while tiles.block_n > 16 and shared_bytes(tiles, heads, target) > shared_memory:
         tiles = replace(tiles, block_n=tiles.block_n // 2, min_tiles=tiles.min_tiles * 2)
+    while tiles.num_stages > 1 and shared_bytes(tiles, heads, target) > target.shared_memory:
+        tiles = replace(tiles, num_stages=tiles.num_stages - 1)
     return tiles
 
 

@@ -159,8 +159,9 @@ def attention_kernel(
     if ONE_QUERY:
         total = tl.sum(total, 1)
     if HAS_SINKS:
-        total += tl.where(split == 0, tl.exp2(sinks - highest), 0.0)
-    acc = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
+        total += tl.where(split == 0, tl.exp2(tl.minimum(sinks - highest, 0.0)), 0.0)
+    total = tl.where(total > 0, total, 1.0)
+    acc = acc * (1.0 / total)[:, None]
     value_columns = tl.arange(0, VALUE_COLUMNS)
     stored = present[:, None] & (value_columns < VALUE_DIM)[None, :]
     if used_splits <= 1:

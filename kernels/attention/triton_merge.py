@@ -81,6 +81,6 @@ def merge_kernel(
         highest = new_highest
     tl.store(
         out_ptr + (row * HEADS + head) * VALUE_DIM + columns,
-        (acc / tl.where(total > 0, total, 1.0)).to(out_ptr.dtype.element_ty),
+        (acc / total).to(out_ptr.dtype.element_ty),
         mask=columns < VALUE_DIM,
     )

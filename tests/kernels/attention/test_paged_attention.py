@@ -1,18 +1,13 @@
 """The operator against attention written as its definition, in float64."""
 
 import itertools
-import random
 
 import pytest
 import torch
-from gistserve.kernels.attention import (
-    AttentionMetadata,
-    paged_attention,
-    reference_paged_attention,
-)
+from gistserve.kernels.attention import AttentionMetadata, paged_attention
 
-NUM_BLOCKS = 64
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+from .steps import check, make_step
+
 # (new tokens, slots after the step) of each sequence
 BATCHES = {
     "decode one": [(1, 9)],
@@ -22,48 +17,6 @@ BATCHES = {
     "chunk": [(7, 30)],
     "mixed": [(1, 20), (5, 5), (1, 31), (8, 24), (1, 2)],
 }
-
-
-def make_step(lens, heads, *, block_size=4, dtype=torch.float32, contiguous=False, seed=0):
-    """Random tensors, metadata over scattered pages, and NaN in every slot of no sequence."""
-    query_heads, kv_heads, dim, value_dim = heads
-    rng, gen = random.Random(seed), torch.Generator().manual_seed(seed)
-    pages = list(range(1, NUM_BLOCKS))
-    if not contiguous:
-        rng.shuffle(pages)
-    tables = [[pages.pop(0) for _ in range(-(-seq_len // block_size))] for _, seq_len in lens]
-    metadata = AttentionMetadata.build(*zip(*lens, strict=True), tables, block_size)
-    tokens = len(metadata.slot_mapping)
-
-    def rand(*shape):
-        return torch.randn(*shape, generator=gen, dtype=torch.float64).to(dtype)
-
-    key_cache = rand(NUM_BLOCKS, block_size, kv_heads, dim)
-    value_cache = rand(NUM_BLOCKS, block_size, kv_heads, value_dim)
-    used = torch.zeros(NUM_BLOCKS, block_size, dtype=torch.bool)
-    for table, (_, seq_len) in zip(tables, lens, strict=True):
-        slots = torch.arange(seq_len)
-        used[torch.tensor(table)[slots // block_size], slots % block_size] = True
-    key_cache[~used] = value_cache[~used] = torch.nan
-    query, key = rand(tokens, query_heads, dim), rand(tokens, kv_heads, dim)
-    return (query, key, rand(tokens, kv_heads, value_dim), key_cache, value_cache, metadata)
-
-
-def relative_error(actual, expected):
-    return ((actual.double() - expected).norm() / expected.norm()).item()
-
-
-def check(step, **options):
-    *tensors, metadata = step
-    oracle_tensors = [tensor.double() for tensor in tensors]
-    expected = reference_paged_attention(*oracle_tensors, metadata, **options)
-    actual = paged_attention(*tensors, metadata, **options)
-    assert actual.shape == expected.shape and actual.dtype == tensors[0].dtype
-    assert relative_error(actual, expected) < TOLERANCE[tensors[0].dtype]
-    for cache, oracle in zip(tensors[3:], oracle_tensors[3:], strict=True):
-        torch.testing.assert_close(cache.double(), oracle, rtol=0, atol=0, equal_nan=True)
-
-
 HEADS = [
     (4, 2, 16, 16),
     (8, 1, 32, 32),
@@ -83,33 +36,47 @@ OPTIONS = {
 }
 
 
-def resolve(options, query_heads):
-    options = {"scale": 0.3, **options}
-    if options.get("sinks"):
-        options["sinks"] = torch.linspace(-1, 2, query_heads)
-    return options
+def attend(step):
+    return paged_attention(*step.tensors, step.metadata, **step.options)
+
+
+def operator_arguments(step):
+    metadata = step.metadata
+    return (
+        *step.tensors,
+        metadata.query_start_loc,
+        metadata.seq_lens,
+        metadata.block_table,
+        metadata.slot_mapping,
+        metadata.max_query_len,
+        metadata.max_seq_len,
+        step.options["scale"],
+        step.options.get("sliding_window"),
+        step.options.get("softcap"),
+        step.options.get("sinks"),
+    )
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_matches_the_definition(batch, options, heads):
-    check(make_step(BATCHES[batch], heads), **resolve(OPTIONS[options], heads[0]))
+    check(make_step(BATCHES[batch], heads, **OPTIONS[options]), attend)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_low_precision(dtype, options):
     for batch, heads in itertools.product(BATCHES.values(), [(4, 2, 16, 16), (4, 2, 24, 16)]):
-        check(make_step(batch, heads, dtype=dtype), **resolve(OPTIONS[options], heads[0]))
+        check(make_step(batch, heads, dtype=dtype, **OPTIONS[options]), attend)
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_contiguous_pages_and_page_sizes(block_size):
     lens = [(1, 23)] if block_size == 1 else BATCHES["mixed"]
     for options in OPTIONS.values():
-        step = make_step(lens, (4, 2, 16, 16), block_size=block_size, contiguous=True)
-        check(step, **resolve(options, 4))
+        step = make_step(lens, (4, 2, 16, 16), block_size=block_size, contiguous=True, **options)
+        check(step, attend)
 
 
 def test_long_prompt_and_unlike_lengths_are_tiled(monkeypatch):
@@ -120,33 +87,54 @@ def test_long_prompt_and_unlike_lengths_are_tiled(monkeypatch):
     monkeypatch.setattr(plan, "_MAX_GROUP_SLOTS", 40)
     lens = [(1, 40), (13, 13), (1, 3), (1, 39), (12, 30), (1, 2), (1, 21)]
     for options in OPTIONS.values():
-        step = make_step(lens, (4, 2, 16, 16))
-        check(step, **resolve(options, 4))
-    groups = [segment for segment in step[-1].plan(4, 9).segments if segment.num_queries == 1]
+        step = make_step(lens, (4, 2, 16, 16), **options)
+        check(step, attend)
+    groups = [part for part in step.metadata.plan(4, 9).segments if part.num_queries == 1]
     assert len(groups) > 1
 
 
 def test_one_metadata_serves_layers_of_different_windows():
     step = make_step(BATCHES["mixed"], (4, 2, 16, 16))
     for window in (None, 3, None, 7, 3):
-        check(step, scale=1.0, sliding_window=window)
+        step.options["sliding_window"] = window
+        check(step, attend)
 
 
-def test_registered_operator():
-    query, key, value, key_cache, value_cache, metadata = make_step(
-        BATCHES["mixed"], (4, 2, 24, 16)
-    )
-    tensors = (metadata.query_start_loc, metadata.seq_lens, metadata.block_table)
-    args = (query, key, value, key_cache, value_cache, *tensors, metadata.slot_mapping)
-    sizes = (metadata.max_query_len, metadata.max_seq_len)
+@pytest.mark.parametrize("options", ["plain", "all"])
+def test_registered_operator(options):
+    step = make_step(BATCHES["mixed"], (4, 2, 24, 16), **OPTIONS[options])
     operator = torch.ops.gistserve.paged_attention.default
-    torch.library.opcheck(
-        operator,
-        (*args, *sizes, 0.3, 5, None, None),
-        test_utils=("test_schema", "test_faketensor"),
-    )
-    expected = paged_attention(*args[:5], metadata, scale=0.3, sliding_window=5)
-    assert torch.equal(operator(*args, *sizes, 0.3, 5), expected)
+    torch.library.opcheck(operator, operator_arguments(step))
+    check(step, lambda step: operator(*operator_arguments(step)))
+
+
+def test_one_node_under_compile():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    @torch.compile(backend=backend, fullgraph=True)
+    def layer(query, key, value):
+        out = paged_attention(query, key, value, *caches, step.metadata, scale=0.3)
+        return out + 1
+
+    step = make_step(BATCHES["decode many"], (4, 2, 16, 16))
+    caches = step.tensors[3:]
+    check(step, lambda step: layer(*step.tensors[:3]) - 1)
+    calls = [node for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert [node for node in calls if "paged_attention" in str(node.target)]
+    assert len(calls) == 2
+
+
+def test_build_lays_out_what_a_step_needs():
+    metadata = AttentionMetadata.build([1, 2], [3, 6], [[5], [2, 7, 9]], 4)
+    assert metadata.query_start_loc.tolist() == [0, 1, 3]
+    assert metadata.seq_lens.tolist() == [3, 6]
+    assert metadata.block_table.tolist() == [[5, 0], [2, 7]]
+    assert metadata.slot_mapping.tolist() == [22, 28, 29]
+    assert (metadata.max_query_len, metadata.max_seq_len) == (2, 6)
 
 
 def test_build_refuses_what_does_not_fit():
@@ -154,3 +142,34 @@ def test_build_refuses_what_does_not_fit():
         AttentionMetadata.build([1], [9], [[1, 2]], 4)
     with pytest.raises(ValueError, match="query length"):
         AttentionMetadata.build([0], [9], [[1, 2, 3]], 4)
+
+
+def change(step, **tensors):
+    for name, tensor in tensors.items():
+        setattr(step, name, tensor)
+
+
+REFUSED = {
+    "must share dtype": lambda step: change(step, key=step.key.half()),
+    "must share dtype and device.*meta": lambda step: change(step, key=step.key.to("meta")),
+    "do not fit each other": lambda step: change(step, value=step.value[:, :1]),
+    "Hq a multiple of Hkv": lambda step: change(step, query=step.query[:, :3]),
+    "contiguous": lambda step: change(
+        step, value_cache=step.value_cache.transpose(0, 1).contiguous().transpose(0, 1)
+    ),
+    "4 tokens, but slot_mapping has 3": lambda step: change(
+        step.metadata, slot_mapping=step.metadata.slot_mapping[:3]
+    ),
+    "sliding_window must be at least 1": lambda step: step.options.update(sliding_window=0),
+    "softcap must be positive": lambda step: step.options.update(softcap=0.0),
+    "scale must be positive": lambda step: step.options.update(scale=-0.3),
+    r"sinks must be \[4\]": lambda step: step.options.update(sinks=torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refuses_what_it_cannot_compute(message):
+    step = make_step(BATCHES["decode many"], (4, 2, 16, 16))
+    REFUSED[message](step)
+    with pytest.raises(ValueError, match=message):
+        attend(step)
