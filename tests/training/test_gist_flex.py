@@ -16,8 +16,12 @@ from transformers import PreTrainedModel
 
 from ..compress.tiny_models import tiny_model
 from ..families import VOCAB_SIZE
+from ..families import tiny_model as any_tiny_model
 
 GISTS = [5, 6]
+BF16_ERROR = 0.1
+"""Ample for rounding, which makes 0.02; another condition changes logits and gradients by half."""
+
 CONDITIONS = ("gist", "positive", "negative")
 
 
@@ -120,7 +124,7 @@ def test_under_autocast_all_operands_have_its_dtype(cpu_backward: None) -> None:
     full = train_step(model, data, attention="dense")
     with torch.autocast("cpu", torch.bfloat16):
         half = train_step(model, data, attention="flex")
-    assert_close({"": half["logits"]}, {"": full["logits"]}, 0.05)
+    assert_close(half, full, BF16_ERROR)
 
 
 def test_few_compilations_serve_all_lengths(
@@ -159,12 +163,19 @@ def test_the_trial_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, cpu_backw
     assert "LlamaForCausalLM does not support it" in (flex.flex_problem(model) or "")
 
 
+LARGER_HEADS: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 32},
+    "qwen3": {"head_dim": 64},
+    "gemma2": {"head_dim": 32, "layer_types": ["full_attention"] * 3},
+}
+"""The kernels have no heads under 16, which tiny models have."""
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v3"])
+@pytest.mark.parametrize("family", LARGER_HEADS)
 def test_cuda_trains_through_it(family: str) -> None:
     """Compiled, in fp32 and under bf16 autocast, against the dense mask in float64."""
-    sizes = {"head_dim": 32} if family != "deepseek_v3" else {}
-    model = tiny_model(family, **sizes).cuda().requires_grad_(True)
+    model = any_tiny_model(family, **LARGER_HEADS[family]).cuda().requires_grad_(True)
     for prompts in [(200, 3, 129), (500, 4), (70,)]:
         data = {name: value.cuda() for name, value in batch(prompts).items()}
         exact = train_step(model.double(), data, attention="dense")
@@ -174,4 +185,4 @@ def test_cuda_trains_through_it(family: str) -> None:
         assert masked.attention == "flex"
         assert_close(train_step(model, data), exact, 1e-3)
         with torch.autocast("cuda", torch.bfloat16):
-            assert_close(train_step(model, data), exact, 5e-2)
+            assert_close(train_step(model, data), exact, BF16_ERROR)
