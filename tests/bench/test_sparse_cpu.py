@@ -34,4 +34,5 @@ def test_every_cell_is_measured_printed_and_written(monkeypatch, tmp_path, capsy
         assert row["dense_us"] > 0
         assert row["csr_us"] > 0
         assert row["speedup"] > 0
+        assert row["speedup_undisturbed"] > 0
     assert "16x8 50% bfloat16 2 threads  1:" in capsys.readouterr().out
