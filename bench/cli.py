@@ -101,12 +101,19 @@ def pst(
     output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file for the figures.")] = Path(
         "bench/results/pst.json"
     ),
+    task: Annotated[
+        list[str] | None, typer.Option(help="Run only this set; repeatable. Default: all.")
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Start no run; only gather those that are done.")
     ] = False,
 ) -> None:
     """Compare PST with dense fine-tuning, magnitude and movement pruning; goes on where it was."""
     from .pst import compare
+    from .pst_plan import TASKS
 
-    compare(data, bases, work, output, start_runs=not report)
+    unknown = sorted(set(task or ()) - set(TASKS))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TASKS)}", param_hint="task")
+    compare(data, bases, work, output, () if report else task or TASKS)
     typer.echo(f"written to {output}")

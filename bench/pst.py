@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,22 @@ from .results import write_result
 logger = logging.getLogger(__name__)
 
 MEMORY = "memory.json"
+RESULTS = "results.json"
 
 
-def compare(data: Path, bases: Path, work: Path, output: Path, *, start_runs: bool = True) -> None:
-    """Do the planned runs that are missing, and write the figures after each of them.
+def compare(data: Path, bases: Path, work: Path, output: Path, tasks: Sequence[str]) -> None:
+    """Do the planned runs of `tasks` that are missing; write all figures after each of them.
 
     data: folder with the sets; bases: with the base models (see pst_plan.py); work: for the runs;
     output: the JSON file, beside which the picture is put under the same name.
     """
     runs = list(planned_runs())
-    if start_runs:
-        for run in runs:
-            run_all([run], data, bases, work)
+    for run in runs:
+        if run.task in tasks and not _is_done(run, work):
+            _do(run, data, bases, work)
             write_report(runs, work, output)
-        if not (work / MEMORY).is_file():
-            (work / MEMORY).write_text(json.dumps(measure_memory()), encoding="utf-8")
+    if tasks and not (work / MEMORY).is_file():
+        (work / MEMORY).write_text(json.dumps(measure_memory()), encoding="utf-8")
     print_report(write_report(runs, work, output))
 
 
@@ -54,26 +55,26 @@ def write_report(runs: list[Run], work: Path, output: Path) -> list[dict[str, An
     return rows
 
 
-def run_all(runs: Iterable[Run], data: Path, bases: Path, work: Path) -> None:
-    """Do the runs that have no result yet; one that was cut off begins again."""
-    for run in runs:
-        folder = work / run.name
-        if (folder / "results.json").is_file():
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        logger.warning("run %s", run.name)
-        train_pst(run.config(data, bases, folder))
-        shutil.rmtree(folder / "checkpoints")
-        gc.collect()
+def _is_done(run: Run, work: Path) -> bool:
+    return (work / run.name / RESULTS).is_file()
+
+
+def _do(run: Run, data: Path, bases: Path, work: Path) -> None:
+    """Train; one that was cut off begins again."""
+    folder = work / run.name
+    shutil.rmtree(folder, ignore_errors=True)
+    logger.warning("run %s", run.name)
+    train_pst(run.config(data, bases, folder))
+    shutil.rmtree(folder / "checkpoints")
+    gc.collect()
 
 
 def read_results(runs: Iterable[Run], work: Path) -> list[dict[str, Any]]:
     """What each finished run wrote, with its task, arm, sparsity and seed."""
     found = []
     for run in runs:
-        path = work / run.name / "results.json"
-        if path.is_file():
-            result = json.loads(path.read_text(encoding="utf-8"))
+        if _is_done(run, work):
+            result = json.loads((work / run.name / RESULTS).read_text(encoding="utf-8"))
             key = {"task": run.task, "arm": run.arm, "sparsity": run.sparsity, "seed": run.seed}
             found.append({"run": key} | result)
     return found
