@@ -74,6 +74,10 @@ def serve(
         bool,
         typer.Option("--enforce-eager", help="Decode without CUDA graphs: slower, starts faster."),
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model's layers: faster, but a slow start."),
+    ] = False,
     prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -111,6 +115,7 @@ def serve(
             kv_cache_memory=memory,
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=enforce_eager,
+            compile=compile,
             prefix_caching=prefix_caching,
         ),
         listener,

@@ -42,6 +42,7 @@ class ServeOptions:
     kv_cache_memory: int | None
     gpu_memory_utilization: float
     enforce_eager: bool
+    compile: bool
     prefix_caching: bool
 
     def engine_config(self) -> EngineConfig:
@@ -52,6 +53,7 @@ class ServeOptions:
             kv_cache_memory=self.kv_cache_memory,
             gpu_memory_utilization=self.gpu_memory_utilization,
             enforce_eager=self.enforce_eager,
+            compile=self.compile,
             dtype=None if self.dtype == "auto" else getattr(torch, self.dtype),
             device=None if self.device == "auto" else self.device,
             enable_prefix_caching=self.prefix_caching,

@@ -26,7 +26,6 @@ CONTEXT_KEYWORD = "gistserve_context"
 class AttentionCall:
     """One layer's request: a packed batch of T tokens and what the layer asks of its attention."""
 
-    layer: int
     query: Tensor
     """``[T, Hq, D]``, rotated."""
     key: Tensor
@@ -44,7 +43,8 @@ class AttentionContext(Protocol):
     """What one forward attends to."""
 
     def attend(self, call: AttentionCall, module: nn.Module, extra: dict[str, Any]) -> Tensor:
-        """Attention's output ``[T, Hq, Dv]``; ``extra`` holds what else the module passed."""
+        """Attention's output ``[T, Hq, Dv]``; ``module.layer_idx`` says which layer asks, ``extra``
+        holds what else it passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,11 @@ class PagedContext:
     layers: list[LayerCache]
 
     def attend(self, call: AttentionCall, module: nn.Module, extra: dict[str, Any]) -> Tensor:
-        cache = self.layers[call.layer]
+        return self.attend_layer(call, module.layer_idx)  # type: ignore[arg-type]
+
+    def attend_layer(self, call: AttentionCall, layer: int) -> Tensor:
+        """Attention's output ``[T, Hq, Dv]`` in the layer of that number."""
+        cache = self.layers[layer]
         return paged_attention(
             call.query,
             call.key,
@@ -113,7 +117,6 @@ def gistserve_attention(
     else:
         query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     call = AttentionCall(
-        layer=module.layer_idx,  # type: ignore[arg-type]
         query=query,
         key=key,
         value=value,

@@ -39,6 +39,8 @@ class EngineConfig:
     fuse_projections: bool | None = None
     """Compute projections of one input (queries, keys and values; gate and up) as one product;
     ``None`` does on CUDA."""
+    compile: bool = False
+    """Compile the model's layers with torch.compile: faster steps, a slower start."""
     compress_chunk_size: int = 512
     """Tokens that a compression computes between two decoding steps."""
     seed: int = 0

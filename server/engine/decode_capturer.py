@@ -37,10 +37,15 @@ class DecodeCapturer:
         self._max_blocks = max_blocks
 
     @torch.inference_mode()
-    def obstacle(self) -> str | None:
-        """Why decode steps cannot be captured, or None. Writes to the first block."""
+    def obstacle(self, plain_forward: DecodeForward) -> str | None:
+        """Why decode steps cannot be captured, or None. Writes to the first block.
+
+        Args:
+            plain_forward: the forward that is captured, but nothing in it compiled: that is skipped
+                for good once it was met while operations are watched.
+        """
         inputs = self._inputs(1, scratch_block=0)
-        waits = find_host_sync(lambda: self._forward(*inputs.rows(1)))
+        waits = find_host_sync(lambda: plain_forward(*inputs.rows(1)))
         if waits is not None:
             return f"its forward waits for the device ({waits})"
         try:

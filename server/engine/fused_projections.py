@@ -62,7 +62,7 @@ def _candidates(model: nn.Module) -> Iterator[Group]:
     for module in model.modules():
         for names in _SIBLINGS:
             layers = [getattr(module, name, None) for name in names]
-            # Exactly this class, and no forward of its own: both would be left out otherwise.
+            # Exactly this class, with no forward of its own: what that does would be left out.
             if all(type(layer) is nn.Linear and "forward" not in vars(layer) for layer in layers):
                 yield layers  # type: ignore[misc]
 
@@ -110,14 +110,27 @@ def _in_turn(seen: list[tuple[int, Tensor]], size: int) -> bool:
 def _fused(group: Group) -> Iterator[None]:
     product = _FusedProduct(group)
     for index, layer in enumerate(group):
-        layer.forward = functools.partial(product.part, index)  # type: ignore[method-assign]
+        layer.__class__ = _FusedLinear
+        vars(layer).update(index=index, product=product)
     try:
         yield
     finally:
         for layer in group:
-            del layer.forward
+            layer.__class__ = nn.Linear
+            del vars(layer)["index"], vars(layer)["product"]
             for parameter in layer.parameters():
                 parameter.data = parameter.data.clone()
+
+
+class _FusedLinear(nn.Linear):
+    """What a layer is while it is fused: a class, since torch.compile takes one for the same in
+    every decoder layer, but not a function that was bound to each."""
+
+    index: int
+    product: _FusedProduct
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.product.part(self.index, input)
 
 
 class _FusedProduct:
@@ -134,16 +147,16 @@ class _FusedProduct:
 
     def part(self, index: int, x: Tensor) -> Tensor:
         """Output ``[..., out]`` of one layer for ``x [..., in]``: a view of all layers' outputs."""
-        part = self._parts[index]
-        if part is None or x is not self._input:
+        out = self._parts[index]
+        if out is None or x is not self._input:
             self._input = x
             self._parts = list(F.linear(x, self._weight, self._bias).split(self._sizes, dim=-1))
-            part = self._parts[index]
-            assert part is not None
+            out = self._parts[index]
+            assert out is not None
         self._parts[index] = None
-        if self._parts.count(None) == len(self._parts):
+        if all(part is None for part in self._parts):
             self._input = None  # it lives no longer than without us
-        return part
+        return out
 
 
 def _side_by_side(parameters: Sequence[Tensor], sizes: list[int]) -> Tensor:

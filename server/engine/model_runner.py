@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,23 +15,22 @@ from transformers.utils.logging import tqdm
 
 from ...compress.cache import GistCache
 from ...kernels.attention import AttentionMetadata, DenseStep
-from .attention_backend import ATTENTION_NAME, PagedContext
+from .bound_model import BoundModel
 from .config import EngineConfig
 from .decode_capturer import DecodeCapturer
 from .decode_graphs import DecodeGraphs, batch_sizes
 from .device_memory import DeviceMemory
-from .fused_projections import fused_projections
+from .errors import UnsupportedModelError
 from .graph_capture import capture_for
 from .kv_pool import KVPool, block_bytes, host_memory_budget
 from .memory_profile import full_step, measure_memory
-from .packed_forward import packed_logits
 from .paged_session import PagedSession
-from .position_limit import choose_max_model_len
-from .probe import LayerSpec, check_class, probe_layers, try_shapes
 from .sampler import Sampler
 from .scheduler_output import SchedulerOutput
-from .static_forward import static_forward
 from .transfer import upload
+
+# Three for each kind of layer; torch's own limit, 8, is for what is compiled by mistake.
+_MOST_COMPILATIONS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -57,34 +56,33 @@ class ModelRunner:
     """
 
     def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
-        check_class(model)
-        self.model = model
-        self.device = model.device
+        self._bound = BoundModel(model, config)
         self._config = config
-        self.num_fused_projections = 0
-        """Groups of linear layers that are computed as one."""
         self._graphs: DecodeGraphs | None = None
-        self._undo = ExitStack()
         try:
-            self._bind()
             self._allocate()
         except BaseException:
             self.close()
             raise
 
     @property
+    def max_model_len(self) -> int:
+        """Most positions of a sequence."""
+        return self._bound.max_model_len
+
+    @property
     def block_size(self) -> int:
-        return self.pool.block_size
+        return self._config.block_size
 
     @property
     def bytes_per_slot(self) -> int:
         """Bytes that one slot takes over all layers."""
-        return sum(spec.bytes_per_slot for spec in self.layer_specs)
+        return sum(spec.bytes_per_slot for spec in self._bound.layer_specs)
 
     @property
     def has_sliding_window(self) -> bool:
         """Whether a layer's window counts slots, so that slots must equal positions."""
-        return any(spec.sliding_window is not None for spec in self.layer_specs)
+        return any(spec.sliding_window is not None for spec in self._bound.layer_specs)
 
     @property
     def captured_sizes(self) -> list[int]:
@@ -104,7 +102,7 @@ class ModelRunner:
             return self._graphs.run(output)
         dense = self._begin_dense(output)
         try:
-            return self._forward(output, dense)
+            return self._run(output, dense)
         except BaseException:
             if self.pool.dense is not None:
                 self.pool.dense.reset()
@@ -126,12 +124,12 @@ class ModelRunner:
 
     def kv_session(self, block_ids: Sequence[int]) -> PagedSession:
         """An empty session over blocks that the caller has set aside for it."""
-        return PagedSession(self.model, self.pool, block_ids)
+        return PagedSession(self._bound.model, self.pool, block_ids)
 
     def close(self) -> None:
         """Give the model back as it was; the runner must not be used after."""
         self._graphs = None
-        self._undo.close()
+        self._bound.close()
 
     # --- a step ---
 
@@ -146,8 +144,7 @@ class ModelRunner:
             output.slot_mapping,
         )
 
-    def _forward(self, output: SchedulerOutput, dense: DenseStep | None) -> Tensor:
-        every_row = len(output.logits_indices) == output.num_tokens
+    def _run(self, output: SchedulerOutput, dense: DenseStep | None) -> Tensor:
         token_ids, positions, slot_mapping, starts, seq_lens, block_table, rows = upload(
             (
                 output.token_ids,
@@ -158,7 +155,7 @@ class ModelRunner:
                 output.block_table,
                 output.logits_indices,
             ),
-            self.device,
+            self._bound.device,
         )
         metadata = AttentionMetadata(
             starts,
@@ -169,66 +166,70 @@ class ModelRunner:
             output.max_seq_len,
             dense,
         )
-        return packed_logits(
-            self.model,
+        every_row = len(output.logits_indices) == output.num_tokens
+        return self._bound.logits(
             token_ids,
             positions,
-            PagedContext(metadata, self.pool.layers),
+            metadata,
             rows=None if every_row else rows,
             upright=every_row and output.max_query_len == 1,
         )
 
-    def _decode(self, token_ids: Tensor, positions: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """One token a sequence, on tensors that stay where they are."""
-        context = PagedContext(metadata, self.pool.layers)
-        return packed_logits(self.model, token_ids, positions, context, upright=True)
-
     # --- the start ---
 
-    def _bind(self) -> None:
-        model, config = self.model, self._config
-        self._undo.callback(model.train, model.training)
-        self._undo.callback(model.set_attn_implementation, model.config._attn_implementation)
-        model.set_attn_implementation(ATTENTION_NAME)
-        model.eval()
-        self.layer_specs: list[LayerSpec] = probe_layers(model)
-        _check_dtype(config, self.layer_specs)
-        self.max_model_len = choose_max_model_len(model, config.max_model_len)
-        self._undo.enter_context(static_forward(model))
-        fuse = config.fuse_projections
-        if fuse or (fuse is None and self.device.type == "cuda"):
-            fused = fused_projections(model, functools.partial(try_shapes, model))
-            self.num_fused_projections = self._undo.enter_context(fused)
-
     def _allocate(self) -> None:
-        """Make the pool, and capture decode steps on it."""
+        """Make the pool, and compile and capture on it."""
         config = self._config
-        make_pool = functools.partial(
-            KVPool, self.layer_specs, block_size=config.block_size, device=self.device
-        )
-        self.pool = make_pool(1)  # enough to try steps on
+        self._use_pool(1)  # enough to try steps on
+        if config.compile:
+            self._compile()
         capturer = self._capturer()
         sizes = batch_sizes(config.max_num_seqs) if capturer else []
         self.num_blocks = self._num_blocks(capturer, sizes)
         """Blocks that sequences can use."""
         if capturer is None:
-            self.pool = make_pool(self.num_blocks, keep_dense=self.device.type == "cpu")
+            self._use_pool(self.num_blocks, keep_dense=self._bound.device.type == "cpu")
             return
-        self.pool = make_pool(self.num_blocks + 1)
+        self._use_pool(self.num_blocks + 1)
         bar = functools.partial(tqdm, desc="Capturing decode steps", unit="size")
         try:
             self._graphs = capturer.capture(sizes, scratch_block=self.num_blocks, progress=bar)
         except RuntimeError as error:
             self._explain_eager(str(error))
 
+    def _use_pool(self, num_blocks: int, *, keep_dense: bool = False) -> None:
+        bound = self._bound
+        self.pool = KVPool(
+            bound.layer_specs, num_blocks, self.block_size, bound.device, keep_dense=keep_dense
+        )
+        bound.attach(self.pool.layers)
+
+    def _compile(self) -> None:
+        """Compile for each shape of batch: tokens in a row, one of each sequence, a single one."""
+        try:
+            with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILATIONS):
+                for num_seqs, num_tokens in ((2, 6), (3, 3), (1, 1)):
+                    sizes = replace(
+                        self._config, max_num_seqs=num_seqs, max_num_batched_tokens=num_tokens
+                    )
+                    self.execute(full_step(sizes, self.max_model_len))
+        except RuntimeError as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise UnsupportedModelError(
+                f"{type(self._bound.model).__name__} cannot be compiled ({reason}); serve it "
+                "without compiling"
+            ) from error
+
     def _capturer(self) -> DecodeCapturer | None:
         """What captures decode steps, or None where they shall not or cannot be captured."""
-        capture = None if self._config.enforce_eager else capture_for(self.device)
+        bound = self._bound
+        capture = None if self._config.enforce_eager else capture_for(bound.device)
         if capture is None:
             return None
         max_blocks = -(-self.max_model_len // self.block_size)
-        capturer = DecodeCapturer(self._decode, capture, self.device, self.block_size, max_blocks)
-        obstacle = capturer.obstacle()
+        decode = functools.partial(bound.logits, upright=True)
+        capturer = DecodeCapturer(decode, capture, bound.device, self.block_size, max_blocks)
+        obstacle = capturer.obstacle(functools.partial(decode, plain=True))
         if obstacle is None:
             return capturer
         self._explain_eager(obstacle)
@@ -237,18 +238,18 @@ class ModelRunner:
     def _explain_eager(self, reason: str) -> None:
         logger.warning(
             "%s decodes without CUDA graphs, which is slower: %s",
-            type(self.model).__name__,
-            reason.splitlines()[0],
+            type(self._bound.model).__name__,
+            reason.partition("\n")[0],
         )
 
     def _num_blocks(self, capturer: DecodeCapturer | None, sizes: Sequence[int]) -> int:
         config = self._config
         if config.num_blocks is not None:
             return config.num_blocks
-        per_block = block_bytes(self.layer_specs, config.block_size)
+        per_block = block_bytes(self._bound.layer_specs, config.block_size)
         if config.kv_cache_memory is not None:
             budget = config.kv_cache_memory
-        elif self.device.type == "cuda":
+        elif self._bound.device.type == "cuda":
             memory = self._measure(capturer, sizes)
             budget = memory.budget(config.gpu_memory_utilization) - per_block * bool(sizes)
         else:
@@ -272,17 +273,8 @@ class ModelRunner:
         if capturer is not None:
             captures = [functools.partial(capturer.capture, [size]) for size in sizes[:-3:-1]]
         return measure_memory(
-            self.device,
+            self._bound.device,
             lambda: sampler.sample(self.execute(output), sequences),
             captures,
             len(sizes),
         )
-
-
-def _check_dtype(config: EngineConfig, specs: Sequence[LayerSpec]) -> None:
-    for spec in specs:
-        if config.dtype not in (None, spec.dtype):
-            raise ValueError(
-                f"the cache's dtype is the model's, {spec.dtype}, not {config.dtype}; load the "
-                f"model in {config.dtype}"
-            )

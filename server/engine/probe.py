@@ -39,10 +39,11 @@ class Probe:
     """An attention context that attends over the new tokens alone and remembers who asked."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[AttentionCall, bool, dict[str, Any]]] = []
+        self.calls: list[tuple[AttentionCall, Any, dict[str, Any]]] = []
+        """(what was asked, the module that asked, what else it passed)."""
 
     def attend(self, call: AttentionCall, module: nn.Module, extra: dict[str, Any]) -> Tensor:
-        self.calls.append((call, getattr(module, "is_causal", True), extra))
+        self.calls.append((call, module, extra))
         out = F.scaled_dot_product_attention(
             call.query.transpose(0, 1),
             call.key.transpose(0, 1),
@@ -95,8 +96,17 @@ def probe_layers(model: PreTrainedModel) -> list[LayerSpec]:
         ) from error
     config = model.config.get_text_config(decoder=True)
     _check_calls(type(model).__name__, probe, config)
-    layers = sorted((call for call, _, _ in probe.calls), key=lambda call: call.layer)
-    return [_shape(call) for call in layers]
+    layers = sorted(probe.calls, key=lambda asked: asked[1].layer_idx)
+    return [_shape(call) for call, _, _ in layers]
+
+
+@torch.inference_mode()
+def attending_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules of a bound model that call attention, by layer."""
+    probe = Probe()
+    token = torch.zeros(1, dtype=torch.int64, device=model.device)
+    packed_logits(model, token, token, probe)
+    return sorted((module for _, module, _ in probe.calls), key=lambda module: module.layer_idx)
 
 
 @torch.inference_mode()
@@ -109,7 +119,7 @@ def try_shapes(model: PreTrainedModel) -> None:
 
 
 def _check_calls(name: str, probe: Probe, config: Any) -> None:
-    asked = sorted(call.layer for call, _, _ in probe.calls)
+    asked = sorted(module.layer_idx for _, module, _ in probe.calls)
     num_layers = config.num_hidden_layers
     if asked != list(range(num_layers)):
         raise UnsupportedModelError(
@@ -118,11 +128,13 @@ def _check_calls(name: str, probe: Probe, config: Any) -> None:
             f"{_REMEDY}"
         )
     types = getattr(config, "layer_types", None) or ["attention"] * num_layers
-    for call, causal, extra in probe.calls:
-        reason = _unsupported(call, causal, extra, types[call.layer], config)
+    for call, module, extra in probe.calls:
+        layer = module.layer_idx
+        causal = getattr(module, "is_causal", True)
+        reason = _unsupported(call, causal, extra, types[layer], config)
         if reason:
             raise UnsupportedModelError(
-                f"{name} is not supported: layer {call.layer} {reason}. {_REMEDY}"
+                f"{name} is not supported: layer {layer} {reason}. {_REMEDY}"
             )
 
 

@@ -13,7 +13,7 @@ from gistserve.server.engine.model_runner import ModelRunner
 from gistserve.server.engine.request import Request, SamplingParams
 
 from ...families import FAMILIES, tiny_model
-from .engine_help import GREEDY, PROMPTS, Driver, generate_behind, random_cache
+from .engine_help import GREEDY, PROMPTS, Driver, generate_behind, random_cache, reference
 from .test_model_runner import CONFIG, sequences, step
 
 pytestmark = pytest.mark.gpu
@@ -56,6 +56,17 @@ def test_captured_steps_give_what_eager_ones_give(family):
         logits.append(torch.stack([seq.logits[-1] for seq in seqs]).float())
         runner.close()
     assert (logits[1] - logits[0]).norm() < 2e-2 * logits[0].norm()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_compiled_layers_in_captured_steps(family):
+    driver = Driver(tiny_model(family).to("cuda"), max_num_seqs=4, compile=True)
+    assert driver.core.runner.captured_sizes == [1, 2, 4]
+    for name, prompt in PROMPTS.items():
+        driver.add(Request(name, prompt, GREEDY))
+    driver.run()
+    assert {name: driver.tokens(name) for name in PROMPTS} == reference(family)
+    driver.close()
 
 
 def test_gists_on_captured_steps():

@@ -76,11 +76,11 @@ def as_if_on_cuda(monkeypatch, memory, asked):
     real = ModelRunner._num_blocks
 
     def num_blocks(self, *args):
-        self.device = torch.device("cuda")
+        self._bound.device = torch.device("cuda")
         try:
             return real(self, *args)
         finally:
-            self.device = torch.device("cpu")
+            self._bound.device = torch.device("cpu")
 
     monkeypatch.setattr(ModelRunner, "_num_blocks", num_blocks)
     monkeypatch.setattr(model_runner, "measure_memory", measure)

@@ -51,7 +51,7 @@ def test_session_refuses_what_its_blocks_do_not_hold():
 
 
 def random_cache(runner, slots, **changes):
-    specs = runner.layer_specs
+    specs = runner._bound.layer_specs
     shape = {"heads": specs[0].kv_heads, "key": specs[0].key_dim, "value": specs[0].value_dim}
     shape |= {"layers": len(specs), **changes}
     return GistCache.build(
