@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .bitmap_tiles import TILE_COLUMNS, BitmapTiles
 from .triton_alignment import aligned, rows_contiguous
-from .triton_decode import count_bits, decode_words
+from .triton_decode import decode_words
 from .triton_partials import allocate_partials, reduce_partials
 from .triton_tiling import BITMAP_ROWS, BITMAP_WARPS, bitmap_splits, multiprocessors
 
@@ -108,9 +108,7 @@ def bitmap_matmul_kernel(
         following = tl.minimum(tile + 1, end - 1)
         next_word = load_words(bytes_ptr, following, row_bytes, 2, EVEN)
         next_start = tl.load(starts_ptr + following)
-        counts = count_bits(word)
-        first = start[:, None] + tl.cumsum(counts, 1) - counts
-        weight = tl.reshape(decode_words(values_ptr, first, word), [ROWS, 64])
+        weight = decode_words(values_ptr, start, word)
         if EVEN:
             x = tl.load(vectors_ptr + tile * 64)
         else:

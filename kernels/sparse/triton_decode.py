@@ -13,22 +13,28 @@ def count_bits(word):
 
 
 @triton.jit
-def decode_words(values_ptr, first, word):
-    """The 32 elements of each bitmap word, ``[*word.shape, 2, 2, 2, 2, 2]`` in column order.
+def decode_words(values_ptr, start, word):
+    """The elements of rows of bitmap words, ``[rows, 32 * words]``.
 
     Args:
         values_ptr: packed values.
-        first: int32, index of the value of each word's first set bit.
-        word: uint32, the least significant bit first.
+        start: int32 ``[rows]``, index of the value of each row's first set bit.
+        word: uint32 ``[rows, words]``, the least significant bit first.
     """
-    pointers = values_ptr + first
+    ROWS: tl.constexpr = word.shape[0]
+    WORDS: tl.constexpr = word.shape[1]
+    counts = count_bits(word)
+    first = start[:, None] + tl.cumsum(counts, 1) - counts
+    # One axis, so that Triton can only choose one layout for the words and for every load.
+    word = tl.reshape(word, [ROWS * WORDS])
+    pointers = values_ptr + tl.reshape(first, [ROWS * WORDS])
     byte0, pointers = _decode_byte(pointers, word, 0)
     byte1, pointers = _decode_byte(pointers, word, 8)
     byte2, pointers = _decode_byte(pointers, word, 16)
     byte3, pointers = _decode_byte(pointers, word, 24)
     # Joined axes come last, but bytes are slower than the bits in them.
     joined = tl.join(tl.join(byte0, byte2), tl.join(byte1, byte3))
-    return tl.permute(joined, (0, 1, 5, 6, 2, 3, 4))
+    return tl.reshape(tl.permute(joined, (0, 4, 5, 1, 2, 3)), [ROWS, WORDS * 32])
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from .bitmap_tiles import TILE_COLUMNS, BitmapTiles
 from .segmented_rows import GROUP, SEGMENT, SegmentedRows
 from .triton_alignment import aligned
 from .triton_bitmap import load_words
-from .triton_decode import count_bits, decode_words
+from .triton_decode import decode_words
 
 ROWS = 32
 """Rows of a program."""
@@ -87,7 +87,7 @@ def _decode(
         WORDS=tile_columns // 32,
         ROWS=ROWS,
         EVEN=bitmap.shape[1] * 8 == tiles * tile_columns,
-        num_warps=tile_columns // 64,
+        num_warps=ROWS * (tile_columns // 32) // 32,
         enable_fp_fusion=True,
     )
     return out
@@ -116,9 +116,7 @@ def decode_kernel(
     place = valid_row * tiles + tile
     start = place * COUNT if starts_ptr is None else tl.load(starts_ptr + place) * UNIT
     word = load_words(bitmap_ptr + valid_row[:, None] * row_bytes, tile, row_bytes, WORDS, EVEN)
-    counts = count_bits(word)
-    first = start[:, None] + tl.cumsum(counts, 1) - counts
-    dense = tl.reshape(decode_words(values_ptr, first, word), [ROWS, WORDS * 32])
+    dense = decode_words(values_ptr, start, word)
     column = tile * (WORDS * 32) + tl.arange(0, WORDS * 32)
     tl.store(
         out_ptr + row.to(tl.int64)[:, None] * num_columns + column[None, :],

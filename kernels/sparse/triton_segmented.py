@@ -107,44 +107,49 @@ def segmented_kernel(
     EXACT: tl.constexpr,
 ):
     """One block of rows times one range of segments. ``COUNT``: groups a segment, 0 if ragged."""
+    # One axis of groups, so that Triton can only give neighbouring groups to neighbouring threads,
+    # and a thread one group of each step.
     PADDED_STEPS: tl.constexpr = triton.next_power_of_2(STEPS)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    slot = tl.arange(0, PADDED_STEPS * ROWS * LANES)
+    step = slot // (ROWS * LANES)
+    group = step * LANES + slot % LANES
+    taken = step < STEPS
+    row = tl.program_id(0) * ROWS + slot // LANES % ROWS
     # Rows past the end repeat the last one and are not stored: cheaper than masking every load.
     first_segment = tl.minimum(row, num_rows - 1) * segments
     begin = tl.program_id(1) * split_segments
     end = tl.minimum(begin + split_segments, segments)
 
-    step = tl.arange(0, PADDED_STEPS)
-    group = step[:, None, None] * LANES + tl.arange(0, LANES)[None, None, :]
-    taken = (step < STEPS)[:, None, None]
-    sums = tl.zeros([PADDED_STEPS, ROWS, LANES, 8, BATCH], tl.float32)
+    sums = tl.zeros([PADDED_STEPS * ROWS * LANES, 8, BATCH], tl.float32)
     for segment in range(begin, end, TILE):
         column = segment * 256
+        width = tl.minimum(end - segment, TILE)
         if COUNT > 0:
-            start = ((first_segment + segment) * COUNT)[None, :, None]
+            place = (first_segment + segment) * COUNT + group
             present = taken
             if not EXACT:
-                present = present & (group < tl.minimum(end - segment, TILE) * COUNT)
+                present = present & (group < width * COUNT)
             tile_segment = tl.minimum(group // COUNT, TILE - 1)
             sums = _add_products(
                 sums, x_ptr, columns_ptr, values_ptr, num_columns, x_stride, batch,
-                column, start + group, tile_segment, present, taken, TILE,
+                column, place, tile_segment, present, taken, TILE,
             )  # fmt: skip
         else:
-            width = tl.minimum(end - segment, TILE)
             bounds_ptr = offsets_ptr + first_segment + segment
             start = tl.load(bounds_ptr)
-            length = tl.load(bounds_ptr + width) - start
-            for done in range(0, tl.max(length, 0), STEPS * LANES):
-                place = start[None, :, None] + (done + group)
-                present = taken & (done + group < length[None, :, None])
+            stop = tl.load(bounds_ptr + width)
+            for done in range(0, tl.max(stop - start, 0), STEPS * LANES):
+                place = start + done + group
+                present = taken & (place < stop)
                 tile_segment = _segment_of(place, bounds_ptr, width, TILE)
                 sums = _add_products(
                     sums, x_ptr, columns_ptr, values_ptr, num_columns, x_stride, batch,
                     column, place, tile_segment, present, taken, TILE,
                 )  # fmt: skip
 
-    total = tl.sum(tl.sum(tl.sum(sums, 3), 2), 0)
+    total = tl.reshape(tl.sum(sums, 1), [PADDED_STEPS, ROWS, LANES, BATCH])
+    total = tl.sum(tl.sum(total, 2), 0)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if bias_ptr is not None:
         total += tl.load(bias_ptr + row, mask=row < num_rows)[:, None].to(tl.float32)
     vector = tl.arange(0, BATCH)[None, :]
@@ -157,12 +162,12 @@ def segmented_kernel(
 
 @triton.jit
 def _segment_of(place, bounds_ptr, width, TILE: tl.constexpr):
-    """Which of a tile's segments holds group ``place`` ``[steps, rows, lanes]``: bisection."""
+    """Which of a tile's segments holds each group ``place``: bisection of their bounds."""
     segment = tl.zeros_like(place)
     LARGEST: tl.constexpr = triton.next_power_of_2(TILE) // 2
     for halving in tl.static_range(LARGEST.bit_length()):
         probe = segment + (LARGEST >> halving)
-        bound = tl.load(bounds_ptr[None, :, None] + tl.minimum(probe, width))
+        bound = tl.load(bounds_ptr + tl.minimum(probe, width))
         segment = tl.where((probe < width) & (bound <= place), probe, segment)
     return segment
 
@@ -183,38 +188,35 @@ def _add_products(
     taken,
     TILE: tl.constexpr,
 ):
-    """Add to ``sums`` ``[steps, rows, lanes, 8, batch]`` the entries of the groups ``place``."""
-    STEPS: tl.constexpr = sums.shape[0]
-    ROWS: tl.constexpr = sums.shape[1]
-    LANES: tl.constexpr = sums.shape[2]
-    BATCH: tl.constexpr = sums.shape[4]
-    word = place[:, :, :, None] * 2 + tl.arange(0, 2)[None, None, None, :]
+    """Add to ``sums`` ``[groups, 8, batch]`` what the entries of the groups ``place`` give."""
+    GROUPS: tl.constexpr = sums.shape[0]
+    BATCH: tl.constexpr = sums.shape[2]
+    word = place[:, None] * 2 + tl.arange(0, 2)[None, :]
     words = tl.load(
-        columns_ptr.to(tl.pointer_type(tl.uint32)) + word, mask=present[:, :, :, None], other=0
+        columns_ptr.to(tl.pointer_type(tl.uint32)) + word, mask=present[:, None], other=0
     )
     even = tl.join(words & 0xFF, (words >> 16) & 0xFF)
     odd = tl.join((words >> 8) & 0xFF, words >> 24)
-    columns = tl.reshape(tl.join(even, odd), [STEPS, ROWS, LANES, 8]).to(tl.int32)
-    values = _load_values(values_ptr, place, present)
-    values = tl.reshape(values, [STEPS, ROWS, LANES, 8, 1])
-    index = tl.reshape((tile_segment * 256)[:, :, :, None] + columns, [STEPS * ROWS * LANES * 8])
+    columns = tl.reshape(tl.join(even, odd), [GROUPS, 8]).to(tl.int32)
+    index = tl.reshape((tile_segment * 256)[:, None] + columns, [GROUPS * 8])
+    values = tl.reshape(_load_values(values_ptr, place, present), [GROUPS, 8, 1])
     x = _look_up(x_ptr, x_stride, batch, num_columns, column, index, TILE, BATCH)
-    x = tl.reshape(x, [STEPS, ROWS, LANES, 8, BATCH])
-    return tl.where(taken[:, :, :, None, None], sums + values * x, sums)
+    x = tl.reshape(x, [GROUPS, 8, BATCH])
+    return tl.where(taken[:, None, None], sums + values * x, sums)
 
 
 @triton.jit
 def _load_values(values_ptr, place, present):
-    """The values of groups ``place`` as float32 ``[..., 8]`` in some shape of 8."""
-    part = tl.arange(0, 4)[None, None, None, :]
+    """The values of groups ``place`` as float32 ``[groups, ...]`` in some shape of 8."""
+    part = tl.arange(0, 4)[None, :]
     if values_ptr.dtype.element_ty == tl.float32:
-        pointers = values_ptr + place[:, :, :, None] * 8 + part
-        low = tl.load(pointers, mask=present[:, :, :, None], other=0)
-        high = tl.load(pointers + 4, mask=present[:, :, :, None], other=0)
-        values = tl.permute(tl.join(low, high), (0, 1, 2, 4, 3))
+        pointers = values_ptr + place[:, None] * 8 + part
+        low = tl.load(pointers, mask=present[:, None], other=0)
+        high = tl.load(pointers + 4, mask=present[:, None], other=0)
+        values = tl.permute(tl.join(low, high), (0, 2, 1))
     else:
-        pointers = values_ptr.to(tl.pointer_type(tl.uint32)) + place[:, :, :, None] * 4 + part
-        words = tl.load(pointers, mask=present[:, :, :, None], other=0)
+        pointers = values_ptr.to(tl.pointer_type(tl.uint32)) + place[:, None] * 4 + part
+        words = tl.load(pointers, mask=present[:, None], other=0)
         values = unpack_pair(words, values_ptr.dtype.element_ty)
     return values
 

@@ -23,6 +23,10 @@ ACCUMULATORS = 64
 """float32 registers of a thread that may hold sums; with what else is alive none spills."""
 
 MAX_STEPS = 6
+MAX_RAGGED_STEPS = 3
+"""Looking for the segment of every group takes registers too: with more steps the second program
+of a multiprocessor has none left."""
+
 MAX_TILE_SEGMENTS = 16
 """4,096 columns of ``x``: 16 KiB of shared memory for one vector, 32 KiB for two words of four."""
 
@@ -103,7 +107,8 @@ def _tile(
 ) -> tuple[int, int]:
     """Steps and segments of a tile that need the fewest instructions for ``segments``."""
     vectors = _power_of_2(batch)
-    limit = max(1, min(MAX_STEPS, ACCUMULATORS // (8 * vectors)))
+    limit = MAX_STEPS if balanced else MAX_RAGGED_STEPS
+    limit = max(1, min(limit, ACCUMULATORS // (8 * vectors)))
     best, cheapest = (1, 1), math.inf
     for tile in range(1, min(segments, MAX_TILE_SEGMENTS) + 1):
         room = _room(tile * groups, balanced)

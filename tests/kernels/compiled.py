@@ -16,17 +16,27 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 _SASS_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
 _PREDICATE = re.compile(r"^@!?U?P\w+\s+")
 _BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
+
+_TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.uint8: "u8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
 
 
 class CompilationError(AssertionError):
@@ -142,6 +152,63 @@ def compile_kernel(
         "divisible_by_16": sorted(divisible_by_16),
     }
     return _compile_cached(json.dumps(request))
+
+
+def compile_launches(
+    run: Callable[[], object], *, capability: int
+) -> dict[str, list[CompiledKernel]]:
+    """What ``run`` would launch on a GPU, compiled as Triton would for these arguments.
+
+    Nothing runs: the tensors that ``run`` passes to kernels may be on the CPU and uninitialised.
+    The kernels are listed by their names, in the order of their launches.
+    """
+    pytest.importorskip("triton")
+    from triton.runtime.jit import JITFunction
+
+    compiled: dict[str, list[CompiledKernel]] = {}
+
+    def launch(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        kernel = _compile_launch(self, args, kwargs, capability)
+        compiled.setdefault(self.__name__, []).append(kernel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", launch)
+        run()
+    return compiled
+
+
+def _compile_launch(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capability: int
+) -> CompiledKernel:
+    values = dict(zip(function.arg_names, args, strict=False)) | kwargs
+    signature: dict[str, str] = {}
+    constexprs: dict[str, Any] = {}
+    divisible = set()
+    for parameter in function.params:
+        name, value = parameter.name, values[parameter.name]
+        if value is None or parameter.is_constexpr:
+            constexprs[name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = "*" + _TYPES[value.dtype]
+            if value.data_ptr() % 16 == 0 and not parameter.do_not_specialize_on_alignment:
+                divisible.add(name)
+        elif value == 1 and not parameter.do_not_specialize:
+            constexprs[name] = 1
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                divisible.add(name)
+    options = {name: kwargs[name] for name in ("num_warps", "num_stages") if name in kwargs}
+    module = function.fn.__module__
+    return compile_kernel(
+        module if module.startswith("gistserve.") else function.fn.__globals__["__file__"],
+        function.__name__,
+        signature,
+        constexprs,
+        capability=capability,
+        divisible_by_16=divisible,
+        **options,
+    )
 
 
 @functools.cache

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from .compiled import CompilationError, compile_kernel
+from .compiled import CompilationError, compile_kernel, compile_launches
 
 SAMPLES = str(Path(__file__).with_name("sample_kernels.py"))
 
@@ -57,3 +58,18 @@ def test_errors_carry_the_compilers_message_and_leave_it_usable():
     with pytest.raises(CompilationError, match="power of 2"):
         compile_sum(90, block=1000)
     assert compile_sum(90, block=512).registers > 0
+
+
+def test_a_launch_is_compiled_for_its_arguments():
+    pytest.importorskip("triton")
+    from .sample_kernels import scaled_sum
+
+    def launch(x: torch.Tensor, num_blocks: int) -> None:
+        scaled_sum[(1,)](x, torch.empty(1), num_blocks, BLOCK=1024, num_warps=4)
+
+    aligned, shifted, once = (
+        compile_launches(lambda x=x, n=n: launch(x, n), capability=90)["scaled_sum"][0]
+        for x, n in ((torch.empty(8192), 16), (torch.empty(8193)[1:], 16), (torch.empty(9), 1))
+    )
+    assert aligned.count("LDG.E.128") > 0 and shifted.count("LDG.E.128") == 0
+    assert aligned.loops and not once.loops
