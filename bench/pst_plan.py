@@ -105,9 +105,9 @@ _TASK_SETTINGS: dict[TaskName, dict[str, Any]] = {
         "test_data": "e2e/test.jsonl",
         "max_tokens": 128,
         "max_new_tokens": 64,
-        "num_train_epochs": 4,
+        "num_train_epochs": 2,
         "label_smoothing": 0.1,
-        "eval_steps": 44,
+        "eval_steps": 33,
         "select_by": "loss",
     },
 }
