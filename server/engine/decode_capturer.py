@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from .decode_graphs import Capture, DecodeForward, DecodeGraphs
+from .decode_graphs import DecodeForward, DecodeGraphs
 from .decode_inputs import DecodeInputs, DecodeShape
+from .graph_capture import CaptureFactory
 from .host_sync import find_host_sync
 
 
 class DecodeCapturer:
-    """Makes ``DecodeGraphs``; all that one capturer makes share their memory.
+    """Makes ``DecodeGraphs``.
 
     Args:
         forward: computes a decode step over the pool of the moment.
-        capture: how to record a step.
+        start_capture: makes a way to record steps.
         device: where the model lies.
         block_size: slots in a block.
         max_blocks: most blocks of a sequence.
@@ -25,13 +26,13 @@ class DecodeCapturer:
     def __init__(
         self,
         forward: DecodeForward,
-        capture: Capture,
+        start_capture: CaptureFactory,
         device: torch.device,
         block_size: int,
         max_blocks: int,
     ) -> None:
         self._forward = forward
-        self._capture = capture
+        self._start_capture = start_capture
         self._device = device
         self._block_size = block_size
         self._max_blocks = max_blocks
@@ -63,11 +64,13 @@ class DecodeCapturer:
     ) -> DecodeGraphs:
         """Decode steps of these batch sizes, ascending, padded with rows in ``scratch_block``.
 
+        They share memory; ``progress`` wraps the sizes, largest first, while they are captured.
+
         Raises:
             RuntimeError: a step cannot be captured.
         """
         inputs = self._inputs(sizes[-1], scratch_block)
-        return DecodeGraphs(self._forward, inputs, sizes, self._capture, progress)
+        return DecodeGraphs(self._forward, inputs, sizes, self._start_capture(), progress)
 
     def _inputs(self, max_num_seqs: int, scratch_block: int) -> DecodeInputs:
         shape = DecodeShape(max_num_seqs, self._max_blocks, self._block_size, scratch_block)

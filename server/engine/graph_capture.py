@@ -1,32 +1,41 @@
-"""CUDA graphs of torch, as the way to record a decode step."""
+"""CUDA graphs of torch, as the way to record decode steps."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 
 from .decode_graphs import Capture
 
+CaptureFactory = Callable[[], Capture]
+"""Makes a way to record steps that share memory with each other, and with no others."""
 
-def capture_for(device: torch.device) -> Capture | None:
+
+def capture_for(device: torch.device) -> CaptureFactory | None:
     """How steps are captured on a device, or None where they cannot be."""
-    return CudaCapture(device) if device.type == "cuda" else None
+    return CudaCapture(device).start if device.type == "cuda" else None
 
 
 class CudaCapture:
-    """Records work on a device as CUDA graphs, which share one memory pool.
-
-    What a graph computed is lost when another one of the same ``CudaCapture`` runs, unless it was
-    copied to tensors made outside.
-    """
+    """Records work on a device as CUDA graphs."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # one: libraries keep workspaces for each
 
-    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+    def start(self) -> Capture:
+        """A way to record graphs that share a new memory pool.
+
+        What a graph computed is lost when another one of the pool runs, unless it was copied to
+        tensors made outside.
+        """
+        return functools.partial(self._capture, torch.cuda.graph_pool_handle())
+
+    def _capture(
+        self, pool: torch.cuda._POOL_HANDLE, run: Callable[[], None]
+    ) -> Callable[[], None]:
         """Run twice, first to compile kernels and allocate workspaces; returns the graph's replay.
 
         Raises:
@@ -39,7 +48,7 @@ class CudaCapture:
             run()
             # Other engines of the process may go on meanwhile: only this thread is restricted.
             with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
             ):
                 run()
         return graph.replay

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from .device_memory import DeviceMemory, graph_bytes
 from .request import Request, SamplingParams
 from .scheduler_output import ScheduledSequence, SchedulerOutput
 from .sequence import Sequence as EngineSequence
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 def full_step(config: EngineConfig, max_model_len: int) -> SchedulerOutput:
@@ -55,7 +58,7 @@ def full_step(config: EngineConfig, max_model_len: int) -> SchedulerOutput:
 def measure_memory(
     device: torch.device,
     step: Callable[[], object],
-    captures: Sequence[Callable[[], object]],
+    capture: Callable[[Progress], object] | None,
     num_graphs: int,
 ) -> DeviceMemory:
     """The memory of ``device``, and what is about to be taken of it.
@@ -63,27 +66,36 @@ def measure_memory(
     Args:
         device: a CUDA device on which the model lies.
         step: computes a step that takes as much memory as any.
-        captures: each captures the decode step of a size, the two largest ones, and returns what
-            keeps it; empty where none will be captured.
+        capture: captures the decode steps of the two largest sizes, the largest first, wrapping
+            them by its argument, and returns what keeps them; None where none will be captured.
         num_graphs: how many sizes will be.
     """
     step()  # compiles kernels and allocates workspaces, which stay
     peak = _peak_bytes(device, step)
-    kept: list[object] = []
-    taken = [0, 0]
-    before = _bytes_in_use(device)
-    for index, capture in enumerate(captures):
-        kept.append(capture())
-        after = _bytes_in_use(device)
-        taken[index], before = after - before, after
-    kept.clear()
-    gc.collect()
+    graphs = 0
+    if capture is not None:
+        graphs = graph_bytes(*_captured_bytes(device, capture), num_graphs)
+        gc.collect()
     return DeviceMemory(
         total=torch.cuda.mem_get_info(device)[1],
         in_use=_bytes_in_use(device),
         step=peak,
-        graphs=graph_bytes(taken[0], taken[1], num_graphs) if captures else 0,
+        graphs=graphs,
     )
+
+
+def _captured_bytes(device: torch.device, capture: Callable[[Progress], object]) -> tuple[int, int]:
+    """What the largest size and the next one took, which are given up again."""
+    in_use = [_bytes_in_use(device)]
+
+    def watch(sizes: Sequence[int]) -> Iterator[int]:
+        for size in sizes:
+            yield size
+            in_use.append(_bytes_in_use(device))
+
+    capture(watch)
+    first, *last = (after - before for before, after in pairwise(in_use))
+    return first, sum(last)
 
 
 def _peak_bytes(device: torch.device, step: Callable[[], object]) -> int:

@@ -223,12 +223,12 @@ class ModelRunner:
     def _capturer(self) -> DecodeCapturer | None:
         """What captures decode steps, or None where they shall not or cannot be captured."""
         bound = self._bound
-        capture = None if self._config.enforce_eager else capture_for(bound.device)
-        if capture is None:
+        start_capture = None if self._config.enforce_eager else capture_for(bound.device)
+        if start_capture is None:
             return None
         max_blocks = -(-self.max_model_len // self.block_size)
         decode = functools.partial(bound.logits, upright=True)
-        capturer = DecodeCapturer(decode, capture, bound.device, self.block_size, max_blocks)
+        capturer = DecodeCapturer(decode, start_capture, bound.device, self.block_size, max_blocks)
         obstacle = capturer.obstacle(functools.partial(decode, plain=True))
         if obstacle is None:
             return capturer
@@ -269,12 +269,12 @@ class ModelRunner:
         output = full_step(self._config, self.max_model_len)
         sequences = [share.sequence for share in output.sequences]
         sampler = Sampler()
-        captures = []
+        capture = None
         if capturer is not None:
-            captures = [functools.partial(capturer.capture, [size]) for size in sizes[:-3:-1]]
+            capture = functools.partial(capturer.capture, sizes[-2:], 0)
         return measure_memory(
             self._bound.device,
             lambda: sampler.sample(self.execute(output), sequences),
-            captures,
+            capture,
             len(sizes),
         )

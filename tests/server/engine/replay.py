@@ -60,7 +60,7 @@ def attention_operator(
 def tape(monkeypatch):
     """Runners on the CPU capture their decode steps, for batches of 4 or multiples of it."""
     tape = Tape()
-    monkeypatch.setattr(model_runner, "capture_for", lambda device: tape.capture)
+    monkeypatch.setattr(model_runner, "capture_for", lambda device: lambda: tape.capture)
     monkeypatch.setattr(model_runner, "batch_sizes", lambda most: list(range(4, most + 1, 4)))
     monkeypatch.setattr(attention_backend, "paged_attention", attention_operator)
     return tape

@@ -40,9 +40,8 @@ def backend(monkeypatch):
 def test_all_layers_of_a_kind_share_what_is_compiled(family, num_graphs, backend, monkeypatch):
     """On steps that are replayed, too, and over fused projections."""
     captured = family == "qwen3"
-    monkeypatch.setattr(
-        model_runner, "capture_for", lambda device: (lambda run: run) if captured else None
-    )
+    start_capture = (lambda: lambda run: run) if captured else None
+    monkeypatch.setattr(model_runner, "capture_for", lambda device: start_capture)
     model, plain = tiny_model(family), tiny_model(family)
     driver = Driver(model, compile=True, fuse_projections=True, max_num_seqs=8)
     assert driver.core.runner.captured_sizes == ([1, 2, 4, 8] if captured else [])

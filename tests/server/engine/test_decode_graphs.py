@@ -239,7 +239,7 @@ def test_a_capture_that_fails_leaves_the_model_eager(after, monkeypatch, caplog)
         captured.append(run)
         return run
 
-    monkeypatch.setattr(model_runner, "capture_for", lambda device: capture)
+    monkeypatch.setattr(model_runner, "capture_for", lambda device: lambda: capture)
     with caplog.at_level(logging.WARNING):
         driver = Driver(tiny_model("llama"), max_num_seqs=2)
     (said,) = explanations(caplog)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gistserve.server.engine import model_runner
+from gistserve.server.engine import memory_profile, model_runner
 from gistserve.server.engine.config import EngineConfig
 from gistserve.server.engine.device_memory import DeviceMemory, graph_bytes
 from gistserve.server.engine.memory_profile import full_step
@@ -38,6 +38,21 @@ def test_graphs_share_what_the_largest_took():
     assert graph_bytes(500, -64, 11) == 500  # others freed memory meanwhile
 
 
+def test_captures_are_measured_one_after_the_other(monkeypatch):
+    in_use = iter([1000, 1700, 1720, 1720])
+    monkeypatch.setattr(memory_profile, "_bytes_in_use", lambda device: next(in_use))
+    seen = []
+
+    def capture(progress):
+        seen.extend(progress([16, 8]))
+
+    device = torch.device("cuda")
+    assert memory_profile._captured_bytes(device, capture) == (700, 20)
+    assert seen == [16, 8]
+    in_use = iter([1000, 1700])
+    assert memory_profile._captured_bytes(device, lambda progress: [*progress([1])]) == (700, 0)
+
+
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01])
 def test_a_share_of_the_device_lies_between_none_and_all(share):
     with pytest.raises(ValueError, match="gpu_memory_utilization"):
@@ -68,9 +83,9 @@ def test_the_largest_step(num_seqs, num_tokens):
 def as_if_on_cuda(monkeypatch, memory, asked):
     """Size the pool of the next runner by ``memory``, in place of a device's."""
 
-    def measure(device, step, captures, num_graphs):
+    def measure(device, step, capture, num_graphs):
         step()
-        asked.update(graphs=[capture().sizes for capture in captures], num_graphs=num_graphs)
+        asked.update(sizes=capture and capture(iter).sizes, num_graphs=num_graphs)
         return memory
 
     real = ModelRunner._num_blocks
@@ -94,11 +109,11 @@ def test_blocks_by_measured_memory(graphs, monkeypatch):
     asked = {}
     as_if_on_cuda(monkeypatch, memory, asked)
     if graphs:
-        monkeypatch.setattr(model_runner, "capture_for", lambda device: lambda run: run)
+        monkeypatch.setattr(model_runner, "capture_for", lambda device: lambda: lambda run: run)
     runner = ModelRunner(tiny_model("llama"), EngineConfig(max_num_seqs=30))
     assert runner.num_blocks == 90 - 35 - graphs  # one for the rows that pad a step
     assert runner.pool.num_blocks == 55
-    assert asked["graphs"] == ([[30], [24]] if graphs else [])
+    assert asked["sizes"] == ([24, 30] if graphs else None)
     assert asked["num_graphs"] == (7 if graphs else 0)
     runner.close()
 
