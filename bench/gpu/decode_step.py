@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from ...server.engine.config import EngineConfig
 from ...server.engine.model_runner import ModelRunner
@@ -14,13 +16,31 @@ from .device import BenchDevice
 from .measurement import Case
 from .model_shapes import LLAMA_1B, LLAMA_8B, TINY, ModelShape
 from .random_models import RandomModel
+from .variants import QUICK_COMPILER
 
 SECTION = "decode_step"
 
-ARMS = ("graphs", "eager")
+ARMS: dict[str, dict[str, bool]] = {
+    "graphs": {},
+    "eager": {"enforce_eager": True},
+    "compiled": {"compile": True},
+}
+"""Arm to the engine settings that it changes; the compiled layers run in graphs, too."""
+
 _SPARSITY = 0.9
 _BATCHES = (1, 8, 64)
 _LENGTH = 1024
+
+# By what matters most: compiling takes longer than all else.
+_PLAN = (
+    (LLAMA_1B, 0.0, ("graphs", "eager")),
+    (LLAMA_8B, 0.0, ("graphs", "eager")),
+    (LLAMA_8B, _SPARSITY, ("graphs",)),
+    (LLAMA_1B, _SPARSITY, ("graphs", "eager")),
+    (LLAMA_1B, 0.0, ("compiled",)),
+    (LLAMA_8B, 0.0, ("compiled",)),
+)
+_TINY_PLAN = ((TINY, 0.0, tuple(ARMS)), (TINY, _SPARSITY, ("graphs",)))
 
 
 def run(bench: Bench) -> None:
@@ -28,13 +48,11 @@ def run(bench: Bench) -> None:
     tiny = bench.device.tiny
     batches, length = ((1, 2), 24) if tiny else (_BATCHES, _LENGTH)
     runners = RunnerShelf(bench.device, max(batches), length)
-    for sparsity in (0.0, _SPARSITY):
-        for shape in (TINY,) if tiny else (LLAMA_1B, LLAMA_8B):
-            for arm in ARMS:
-                for batch in batches:
-                    case: Case = {"model": shape.name, "sparsity": sparsity, "batch": batch}
-                    call = partial(_prepare, runners, shape, sparsity, arm, batch)
-                    bench.measure(arm, case | {"length": length}, call, method="host")
+    for shape, sparsity, arms in _TINY_PLAN if tiny else _PLAN:
+        for arm, batch in product(arms, batches):
+            case: Case = {"model": shape.name, "sparsity": sparsity, "batch": batch}
+            call = partial(_prepare, runners, shape, sparsity, arm, batch)
+            bench.measure(arm, case | {"length": length}, call, method="host")
 
 
 def kv_bytes(shape: ModelShape, slots: int, itemsize: int) -> float:
@@ -94,9 +112,10 @@ class RunnerShelf:
             max_model_len=model.model.config.max_position_embeddings,
             max_num_seqs=self.max_batch,
             num_blocks=blocks_needed(self.max_batch, self.length, EngineConfig().block_size),
-            enforce_eager=arm == "eager",
+            **ARMS[arm],
         )
-        runner = ModelRunner(model.model, config)
+        with QUICK_COMPILER.applied() if self.device.tiny else nullcontext():
+            runner = ModelRunner(model.model, config)
         for layer in runner.pool.layers:  # arithmetic on zeros takes less power, and time
             layer.key.normal_()
             layer.value.normal_()

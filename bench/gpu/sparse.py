@@ -50,7 +50,7 @@ def run(bench: Bench) -> None:
 def arms(device: BenchDevice, sparsity: float, batch: int) -> list[str]:
     """What is worth measuring at a batch; 2:4 where it keeps as much."""
     found = [DENSE, LAYER, "bitmap"]
-    if batch <= 8:
+    if batch <= 32:  # beyond 8 in passes
         found.append("segmented")
     if batch == 1:
         found += ["segmented ragged", "segmented by 8"]

@@ -59,6 +59,12 @@ def constant(module: str, attribute: str, value: Any) -> Change:
     return Change(module, attribute, lambda _: value)
 
 
+QUICK_COMPILER = Variant(
+    "eager", (constant("gistserve.server.engine.compiled_layers", "BACKEND", "eager"),)
+)
+"""For a dry run: layers are traced, but no code is generated for them."""
+
+
 def attention_variants() -> list[Variant]:
     """Bytes of a tile, warps and stages together; programs a multiprocessor on their own."""
     found = [Variant(CHOSEN)]
