@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.sparse import SparseRecipe, save_sparse
@@ -35,6 +36,7 @@ def write_artifact(
     facts = facts | {"pattern": config.pattern, "sparsity": pruner.sparsity()}
     masks = pruner.merge()
     model = pruner.model
+    model.to(getattr(torch, config.dtype))
     facts["measures"] = {"validation": data.measure_validation(model, generate=True)}
     if config.test_data is not None:
         facts["measures"]["test"] = data.measure_test(model)

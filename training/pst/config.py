@@ -138,6 +138,8 @@ class PSTConfig:
                 f"method {self.method} trains the weights themselves, and bfloat16 loses small "
                 "updates: set dtype: float32 (and bf16: true for speed)"
             )
+        if self.dtype == "bfloat16" and not self.bf16:
+            raise ValueError("dtype: bfloat16 is for bf16: true, which computes in it as well")
         if self.method != "pst" and self.also_train:
             raise ValueError(f"also_train is for method pst; {self.method} trains all there is")
 

@@ -77,7 +77,7 @@ def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
 
 
 def _pruned(model: PreTrainedModel, config: PSTConfig, fresh: list[str]) -> Pruner:
-    """Replace the layers, and let train what the method leaves to be trained."""
+    """Replace the layers, and let what the method trains be trained, in float32."""
     endings = tuple(config.also_train)
     names = dict(model.named_parameters())
     for ending in endings:
@@ -87,6 +87,8 @@ def _pruned(model: PreTrainedModel, config: PSTConfig, fresh: list[str]) -> Prun
     for name, parameter in model.named_parameters():
         if name in fresh or (endings and name in names and name.endswith(endings)):
             parameter.requires_grad_(True)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # bfloat16 would lose small updates
     return pruner
 
 

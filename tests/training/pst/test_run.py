@@ -163,6 +163,22 @@ def test_written_models_answer_as_they_were_measured(
             assert ((weight != 0).sum(1) <= round(0.25 * weight.shape[1])).all()
 
 
+def test_frozen_weights_in_bfloat16(bases: Path, tmp_path: Path) -> None:
+    config = settings(
+        bases / "bert", "bert", tmp_path, dtype="bfloat16", bf16=True, also_train=["query.bias"],
+        test_data="example:reviews:test", max_steps=60, eval_steps=30, save_steps=60,
+        batch_size=32, warmup=10,
+    )  # fmt: skip
+    folder = train_pst(config)
+    state = load_file(tmp_path / "checkpoints/checkpoint-60/pst_state.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.uint8}
+    stored = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16, torch.uint8}
+    measured = results(tmp_path)["measures"]["test"]["accuracy"]
+    assert measured > 0.8
+    assert accuracy(folder, "example:reviews:test") == pytest.approx(measured, abs=0.02)
+
+
 class Stopped(RuntimeError):
     """In place of a kill."""
 
@@ -229,6 +245,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("bert", {"train_data": "/nowhere.jsonl"}, DataError, "cannot be read"),
     ("bert", {"max_new_tokens": 0}, ValueError, "at least 1"),
     ("bert", {"method": "movement", "dtype": "bfloat16"}, ValueError, "bfloat16 loses small"),
+    ("bert", {"dtype": "bfloat16"}, ValueError, "is for bf16: true"),
     ("bert", {"initial_sparsity": 0.8}, ValueError, "between 0 and sparsity"),
     ("bert", {"sparsity_warmup": 0.8}, ValueError, "together at most 1"),
     ("gpt2", {"max_new_tokens": 64}, ConfigError, "64 positions"),
