@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 from ...server.engine.config import EngineConfig
 from ...server.engine.model_runner import ModelRunner
@@ -20,7 +21,7 @@ from .variants import QUICK_COMPILER
 
 SECTION = "decode_step"
 
-ARMS: dict[str, dict[str, bool]] = {
+ARMS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "eager": {"enforce_eager": True},
     "compiled": {"compile": True},
