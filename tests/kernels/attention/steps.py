@@ -28,6 +28,42 @@ class Step:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.query, self.key, self.value, self.key_cache, self.value_cache
 
+    def to(self, device: str) -> "Step":
+        """A copy on another device; bounds and options stay."""
+        metadata = self.metadata
+        arrays = (
+            metadata.query_start_loc,
+            metadata.seq_lens,
+            metadata.block_table,
+            metadata.slot_mapping,
+        )
+        options = dict(self.options)
+        if options.get("sinks") is not None:
+            options["sinks"] = options["sinks"].to(device)
+        return Step(
+            *(tensor.to(device, copy=True) for tensor in self.tensors),
+            AttentionMetadata(
+                *(array.to(device, copy=True) for array in arrays),
+                metadata.max_query_len,
+                metadata.max_seq_len,
+            ),
+            options,
+        )
+
+    def operator_arguments(self) -> tuple[Any, ...]:
+        """Arguments of ``torch.ops.gistserve.paged_attention``."""
+        metadata = self.metadata
+        return (
+            *self.tensors,
+            metadata.query_start_loc,
+            metadata.seq_lens,
+            metadata.block_table,
+            metadata.slot_mapping,
+            metadata.max_query_len,
+            metadata.max_seq_len,
+            *map(self.options.get, ("scale", "sliding_window", "softcap", "sinks")),
+        )
+
 
 def make_step(
     lens: list[tuple[int, int]],
@@ -103,9 +139,10 @@ def expect(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     """The definition in float64: the output, and the pages afterwards."""
     query, key, value, key_cache, value_cache = (t.cpu().double() for t in step.tensors)
     metadata, rows = _without_empty(step.metadata)
+    options = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in step.options.items()}
     out = torch.zeros(*query.shape[:2], value.shape[2], dtype=torch.float64)
     out[rows] = reference_paged_attention(
-        query[rows], key[rows], value[rows], key_cache, value_cache, metadata, **step.options
+        query[rows], key[rows], value[rows], key_cache, value_cache, metadata, **options
     )
     return out, key_cache, value_cache
 

@@ -40,23 +40,6 @@ def attend(step):
     return paged_attention(*step.tensors, step.metadata, **step.options)
 
 
-def operator_arguments(step):
-    metadata = step.metadata
-    return (
-        *step.tensors,
-        metadata.query_start_loc,
-        metadata.seq_lens,
-        metadata.block_table,
-        metadata.slot_mapping,
-        metadata.max_query_len,
-        metadata.max_seq_len,
-        step.options["scale"],
-        step.options.get("sliding_window"),
-        step.options.get("softcap"),
-        step.options.get("sinks"),
-    )
-
-
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
@@ -104,8 +87,8 @@ def test_one_metadata_serves_layers_of_different_windows():
 def test_registered_operator(options):
     step = make_step(BATCHES["mixed"], (4, 2, 24, 16), **OPTIONS[options])
     operator = torch.ops.gistserve.paged_attention.default
-    torch.library.opcheck(operator, operator_arguments(step))
-    check(step, lambda step: operator(*operator_arguments(step)))
+    torch.library.opcheck(operator, step.operator_arguments())
+    check(step, lambda step: operator(*step.operator_arguments()))
 
 
 def test_one_node_under_compile():

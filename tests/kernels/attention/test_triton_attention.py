@@ -57,13 +57,13 @@ def test_short_prompt_over_many_cached_slots_is_split(splits):
     assert splits[0] > 1
 
 
-def small_tiles(monkeypatch, min_tiles=1):
-    """Tiles so small that short sequences have many, and three splits in every launch."""
+def small_tiles(monkeypatch, min_tiles=1, splits=3):
+    """Tiles so small that short sequences have many, and some splits in every launch."""
     tiles = Tiles(block_m=16, block_n=16, min_tiles=min_tiles, num_warps=4, num_stages=2)
     for name in ("decode_tiles", "prefill_tiles"):
         monkeypatch.setattr(triton_path, name, lambda *_, **__: tiles)
     for name in ("decode_splits", "prefill_splits"):
-        monkeypatch.setattr(triton_path, name, lambda *_: 3)
+        monkeypatch.setattr(triton_path, name, lambda *_: splits)
 
 
 @pytest.mark.parametrize("window", [1, 15, 16, 17, 33])
@@ -76,6 +76,19 @@ def test_slots_before_the_window_are_not_read(window, monkeypatch):
         pages = step.metadata.block_table[seq][hidden // 4].long()
         step.key_cache[pages, hidden % 4] = step.value_cache[pages, hidden % 4] = torch.nan
     check(step, attend)
+
+
+def test_slots_after_a_tile_of_queries_are_not_read(monkeypatch):
+    small_tiles(monkeypatch)
+    step = make_step([(40, 60)], (1, 1, 16, 16), block_size=4)
+    wanted = attend(step)[:32]
+    step.key[32:] = step.value[32:] = torch.nan
+    assert torch.equal(attend(step)[:32], wanted)
+
+
+def test_more_splits_than_are_merged_at_once(monkeypatch):
+    small_tiles(monkeypatch, splits=40)
+    check(make_step([(1, 600), (1, 290), (3, 300)], (2, 1, 16, 16), scale=1.0), attend)
 
 
 def test_weights_that_vanish_and_scores_that_grow(monkeypatch):
