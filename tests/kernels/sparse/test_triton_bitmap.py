@@ -6,7 +6,7 @@ from gistserve.kernels.sparse import BitmapWeight
 from gistserve.kernels.sparse.bitmap_tiles import BitmapTiles
 
 from .samples import DTYPES, masked_weight
-from .triton_cases import DEVICES, assert_product, kernels_on, vectors
+from .triton_cases import DEVICES, assert_product, kernels_on, shifted, vectors, views
 
 pytest.importorskip("triton")
 
@@ -76,17 +76,16 @@ def test_splits_are_summed(splits, device, monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("columns", [128, 100])
-def test_strided_vectors_and_views_into_larger_tensors(columns, device, monkeypatch):
+def test_views_into_larger_tensors(columns, device, monkeypatch):
     weight, mask = masked_weight(3, columns, 0.5, torch.float16)
     bitmap = BitmapWeight.from_dense(weight.to(device), mask.to(device))
-    bits = torch.cat([bitmap.bitmap.new_zeros(1), bitmap.bitmap.flatten()])[1:]
-    values = torch.cat([bitmap.values.new_zeros(1), bitmap.values])[1:]
-    tiles = BitmapTiles.from_bitmap(BitmapWeight(bitmap.shape, bits.view_as(bitmap.bitmap), values))
-    x = vectors(2, 400, torch.float16, device)
-    for view in (x[:, 100 : 100 + columns], x[:, ::3][:, :columns]):
+    tiles = BitmapTiles.from_bitmap(
+        BitmapWeight(bitmap.shape, shifted(bitmap.bitmap), shifted(bitmap.values))
+    )
+    for x in views(2, columns, torch.float16, device):
         with kernels_on(device, monkeypatch):
-            out = bitmap_matmul(view, tiles)
-        assert_product(out, view, (weight * mask).to(device))
+            out = bitmap_matmul(x, tiles)
+        assert_product(out, x, (weight * mask).to(device))
 
 
 @pytest.mark.gpu

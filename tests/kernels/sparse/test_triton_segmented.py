@@ -5,7 +5,7 @@ import torch
 from gistserve.kernels.sparse import BitmapWeight, SegmentedRows
 
 from .samples import DTYPES, balanced_mask, masked_weight
-from .triton_cases import DEVICES, assert_product, kernels_on, vectors
+from .triton_cases import DEVICES, assert_product, kernels_on, shifted, vectors, views
 
 pytest.importorskip("triton")
 
@@ -128,16 +128,26 @@ def test_an_exact_tiling_needs_no_mask(device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_strided_vectors_and_views_into_larger_tensors(device, monkeypatch):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_views_into_larger_tensors(batch, device, monkeypatch):
     weight, mask = masked_weight(3, 300, 0.5, torch.float16)
     rows = segmented(weight, mask, device)
-    shifted = [torch.cat([part.new_zeros(1), part])[1:] for part in (rows.columns, rows.values)]
-    rows = SegmentedRows(rows.shape, *shifted, rows.offsets, rows.count)
-    x = vectors(2, 900, torch.float16, device)
-    for view in (x[:, 100:400], x[:, ::3], x[:1].expand(2, -1)[:, :300]):
+    rows = SegmentedRows(
+        rows.shape, shifted(rows.columns), shifted(rows.values), rows.offsets, rows.count
+    )
+    for x in views(batch, 300, torch.float16, device):
         with kernels_on(device, monkeypatch):
-            out = segmented_matvec(view, rows)
-        assert_product(out, view, (weight * mask).to(device))
+            out = segmented_matvec(x, rows)
+        assert_product(out, x, (weight * mask).to(device))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_vector_for_the_whole_batch(device, monkeypatch):
+    weight, mask = masked_weight(3, 300, 0.5, torch.float16)
+    x = vectors(1, 300, torch.float16, device).expand(2, -1)
+    with kernels_on(device, monkeypatch):
+        out = segmented_matvec(x, segmented(weight, mask, device))
+    assert_product(out, x, (weight * mask).to(device))
 
 
 @pytest.mark.gpu

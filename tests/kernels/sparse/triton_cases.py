@@ -41,3 +41,19 @@ def assert_product(out: Tensor, x: Tensor, dense: Tensor, bias: Tensor | None = 
     assert out.dtype == x.dtype and out.shape == expected.shape
     error = (out.double() - expected).norm() / expected.norm().clamp(min=1e-30)
     assert error <= TOLERANCES[x.dtype], f"relative error {error:.2e}"
+
+
+def views(batch: int, columns: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Vectors ``[batch, columns]`` inside larger tensors that are NaN everywhere else."""
+    slices = (slice(100, 100 + columns), slice(1, 3 * columns, 3))
+    found = []
+    for chosen in slices:
+        surrounding = torch.full((batch, 3 * columns + 300), torch.nan, dtype=dtype, device=device)
+        surrounding[:, chosen] = vectors(batch, columns, dtype, device)
+        found.append(surrounding[:, chosen])
+    return found
+
+
+def shifted(tensor: Tensor) -> Tensor:
+    """The same elements, beginning one element past an aligned address."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
