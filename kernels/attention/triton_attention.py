@@ -3,11 +3,9 @@
 import triton
 import triton.language as tl
 
-from .triton_ranges import sequence_of, split_tiles, visible_slots
-
-# Finite, so that rows which have seen nothing yet subtract without a NaN.
-_LOWEST = tl.constexpr(-1.0e30)
-_LOG2_E = tl.constexpr(1.4426950408889634)
+from .triton_constants import LOG2_E, LOWEST
+from .triton_ranges import plain_tiles, sequence_of, split_tiles, visible_slots
+from .triton_tiles import attend_tiles
 
 
 # What changes from step to step must not make Triton compile again.
@@ -52,6 +50,14 @@ def attention_kernel(
     HAS_SINKS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
+    """Some queries of a sequence and heads of one KV group, over some of the slots they see.
+
+    Rows of a tile are queries times heads, columns are slots. With ``ONE_QUERY`` the programs are
+    (heads, split, sequence) and take the sequences of one query; otherwise they are (block of
+    queries, heads, split) and take the others. A block whose slots are not split is finished here;
+    of a split one each program leaves its output and the logarithm of its softmax sum. Scores and
+    logarithms are to base 2.
+    """
     HEAD_BLOCKS: tl.constexpr = (GROUP + BLOCK_H - 1) // BLOCK_H
     HEADS: tl.constexpr = KV_HEADS * GROUP
     if ONE_QUERY:
@@ -104,26 +110,21 @@ def attention_kernel(
     if UPCAST:
         query = query.to(tl.float32)
 
-    highest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+    highest = tl.full([BLOCK_M], LOWEST, tl.float32)
     if HAS_SINKS:
-        sinks = tl.load(sinks_ptr + heads, mask=present, other=0.0).to(tl.float32) * _LOG2_E
+        sinks = tl.load(sinks_ptr + heads, mask=present, other=0.0).to(tl.float32) * LOG2_E
         if HAS_SOFTCAP:
-            sinks += softcap * _LOG2_E
-        highest = tl.where(split == 0, tl.maximum(sinks, _LOWEST), highest)
+            sinks += softcap * LOG2_E
+        highest = tl.where(split == 0, tl.maximum(sinks, LOWEST), highest)
     acc = tl.zeros([BLOCK_M, VALUE_COLUMNS], tl.float32)
     # With one query, weights are added up over tiles first and over a tile's slots at the end,
     # which spares an exchange between warps in each tile.
     total = tl.zeros([BLOCK_M, BLOCK_N] if ONE_QUERY else [BLOCK_M], tl.float32)
 
-    # Tiles up to `lead` lie across the window's edge, those from `full` on across the diagonal.
-    lead = first_tile
-    full = first_tile
-    if not ONE_QUERY:
-        full = (tl.maximum(first_slot + 1, begin) - begin) // BLOCK_N
-        if HAS_WINDOW:
-            lead = tl.cdiv(tl.maximum(end - window, begin) - begin, BLOCK_N)
-            lead = tl.minimum(tl.maximum(lead, first_tile), last_tile)
-        full = tl.minimum(tl.maximum(full, lead), last_tile)
+    plain, edge = plain_tiles(
+        begin, end, first_slot, window, first_tile, last_tile, BLOCK_N, ONE_QUERY, HAS_WINDOW
+    )
+    # Tiles across the window's edge, tiles that need no mask, tiles across the diagonal.
     for phase in tl.static_range(3):
         if (phase == 2) or (not ONE_QUERY and (phase == 1 or HAS_WINDOW)):
             acc, highest, total = attend_tiles(
@@ -140,8 +141,8 @@ def attention_kernel(
                 window,
                 begin,
                 end,
-                first_tile if phase == 0 else (lead if phase == 1 else full),
-                lead if phase == 0 else (full if phase == 1 else last_tile),
+                first_tile if phase == 0 else (plain if phase == 1 else edge),
+                plain if phase == 0 else (edge if phase == 1 else last_tile),
                 KV_HEADS,
                 KEY_DIM,
                 VALUE_DIM,
@@ -176,93 +177,3 @@ def attention_kernel(
         parts = (units * HEADS + heads) * num_splits + split
         tl.store(part_ptr + parts[:, None] * VALUE_DIM + value_columns[None, :], acc, mask=stored)
         tl.store(part_lse_ptr + parts, highest + tl.log2(total), mask=present)
-
-
-@triton.jit
-def attend_tiles(
-    acc,
-    highest,
-    total,
-    query,
-    query_slots,
-    key_ptr,
-    value_ptr,
-    table_ptr,
-    scale,
-    softcap,
-    window,
-    begin,
-    end,
-    first_tile,
-    last_tile,
-    KV_HEADS: tl.constexpr,
-    KEY_DIM: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    KEY_COLUMNS: tl.constexpr,
-    VALUE_COLUMNS: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MASKED: tl.constexpr,
-    ONE_QUERY: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    key_columns = tl.arange(0, KEY_COLUMNS)
-    value_columns = tl.arange(0, VALUE_COLUMNS)
-    slots = begin + first_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    pages = tl.load(table_ptr + slots.to(tl.uint32) // PAGE_SIZE, mask=slots < end, other=0)
-    for tile in range(first_tile, last_tile):
-        slots = begin + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        inside = slots < end
-        places = pages * PAGE_SIZE + (slots.to(tl.uint32) % PAGE_SIZE).to(tl.int32)
-        places = places.to(tl.int64)
-        # Pages are looked up a tile ahead: a load whose address hangs on another load of the same
-        # pass would be given half of the pipeline's stages.
-        next_slots = slots + BLOCK_N
-        pages = tl.load(
-            table_ptr + next_slots.to(tl.uint32) // PAGE_SIZE, mask=next_slots < end, other=0
-        )
-        key_ptrs = key_ptr + places[:, None] * (KV_HEADS * KEY_DIM) + key_columns[None, :]
-        value_ptrs = value_ptr + places[:, None] * (KV_HEADS * VALUE_DIM) + value_columns[None, :]
-        if KEY_COLUMNS == KEY_DIM:
-            key = tl.load(key_ptrs)
-        else:
-            key = tl.load(key_ptrs, mask=(key_columns < KEY_DIM)[None, :], other=0.0)
-        if MASKED:
-            # What lies in unused slots may be no number: it must not meet a weight of zero.
-            mask = inside[:, None] & (value_columns < VALUE_DIM)[None, :]
-            value = tl.load(value_ptrs, mask=mask, other=0.0)
-        elif VALUE_COLUMNS == VALUE_DIM:
-            value = tl.load(value_ptrs)
-        else:
-            value = tl.load(value_ptrs, mask=(value_columns < VALUE_DIM)[None, :], other=0.0)
-        if UPCAST:
-            key = key.to(tl.float32)
-            value = value.to(tl.float32)
-
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee")
-        factor = scale * _LOG2_E
-        if HAS_SOFTCAP:
-            # c * tanh(x / c) + c = 2c / (1 + exp(-2x / c)); softmax does not see the added c.
-            decayed = tl.exp2(scores * (-2.0 * _LOG2_E * scale / softcap))
-            scores = 2.0 / (1.0 + decayed)
-            factor = softcap * _LOG2_E
-        if MASKED:
-            if ONE_QUERY:
-                scores = tl.where(inside[None, :], scores, float("-inf"))
-            else:
-                visible = slots[None, :] <= query_slots[:, None]
-                if HAS_WINDOW:
-                    visible = visible & (slots[None, :] > query_slots[:, None] - window)
-                scores = tl.where(visible, scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, 1) * factor)
-        weights = tl.exp2(scores * factor - new_highest[:, None])
-        decay = tl.exp2(highest - new_highest)
-        if ONE_QUERY:
-            total = total * decay[:, None] + weights
-        else:
-            total = total * decay + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(value.dtype), value, acc * decay[:, None], input_precision="ieee")
-        highest = new_highest
-    return acc, highest, total

@@ -3,9 +3,8 @@
 import triton
 import triton.language as tl
 
+from .triton_constants import LOWEST
 from .triton_ranges import sequence_of, split_tiles, visible_slots
-
-_LOWEST = tl.constexpr(-1.0e30)
 
 
 @triton.jit(
@@ -61,7 +60,7 @@ def merge_kernel(
     unit = seq.to(tl.int64) if ONE_QUERY else row
     first_part = (unit * HEADS + head) * num_splits
     columns = tl.arange(0, VALUE_COLUMNS)
-    highest = tl.full([], _LOWEST, tl.float32)
+    highest = tl.full([], LOWEST, tl.float32)
     total = tl.zeros([], tl.float32)
     acc = tl.zeros([VALUE_COLUMNS], tl.float32)
     for first_split in range(0, used_splits, SPLITS_BLOCK):

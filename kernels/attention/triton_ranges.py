@@ -41,3 +41,29 @@ def split_tiles(begin, end, num_splits, BLOCK_N: tl.constexpr, MIN_TILES: tl.con
     tiles = tl.cdiv(end - begin, BLOCK_N)
     each = tl.maximum(tl.cdiv(tiles, num_splits), MIN_TILES)
     return each, tl.cdiv(tiles, each)
+
+
+@triton.jit
+def plain_tiles(
+    begin,
+    end,
+    first_slot,
+    window,
+    first_tile,
+    last_tile,
+    BLOCK_N: tl.constexpr,
+    ONE_QUERY: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):
+    """Of a program's tiles, the first whose every slot is seen by every query, and the first after
+    those that is not. One query alone sees what its window begins with, so only its end counts;
+    its few masks cost less than a second loop, and it is given none of these tiles."""
+    plain = first_tile
+    edge = first_tile
+    if not ONE_QUERY:
+        if HAS_WINDOW:
+            plain = tl.cdiv(tl.maximum(end - window, begin) - begin, BLOCK_N)
+            plain = tl.minimum(tl.maximum(plain, first_tile), last_tile)
+        edge = (tl.maximum(first_slot + 1, begin) - begin) // BLOCK_N
+        edge = tl.minimum(tl.maximum(edge, plain), last_tile)
+    return plain, edge
