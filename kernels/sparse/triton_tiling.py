@@ -30,7 +30,7 @@ of a multiprocessor has none left."""
 MAX_TILE_SEGMENTS = 16
 """4,096 columns of ``x``: 16 KiB of shared memory for one vector, 32 KiB for two words of four."""
 
-# What a step and a tile cost, in instructions of a thread: counted in the compiled code (sm_90).
+# About what a step, a tile and a column of it cost a thread in instructions of sm_90, one vector.
 STEP_COST = 60
 TILE_COST = 70
 COLUMN_COST = 2.0
