@@ -103,7 +103,8 @@ def _segmented_matmul_cuda(
     from .triton_segmented import MAX_BATCH, segmented_matvec
 
     weight = SegmentedRows((out_features, x.shape[1]), columns, values, offsets, count)
-    return in_passes(lambda part: segmented_matvec(part, weight, bias), x, MAX_BATCH)
+    with torch.cuda.device_of(x):  # Triton launches on the current device, wherever tensors lie
+        return in_passes(lambda part: segmented_matvec(part, weight, bias), x, MAX_BATCH)
 
 
 @torch.library.impl("gistserve::segmented_to_dense", "CUDA")
@@ -118,7 +119,8 @@ def _segmented_to_dense_cuda(
     from .triton_dense import segmented_to_dense
 
     shape = (out_features, in_features)
-    return segmented_to_dense(SegmentedRows(shape, columns, values, offsets, count))
+    with torch.cuda.device_of(values):
+        return segmented_to_dense(SegmentedRows(shape, columns, values, offsets, count))
 
 
 @torch.library.impl("gistserve::bitmap_matmul", "CUDA")
@@ -129,7 +131,8 @@ def _bitmap_matmul_cuda(
 
     weight = BitmapWeight((bitmap.shape[0], x.shape[1]), bitmap, values)
     tiles = BitmapTiles(weight, tile_offsets)
-    return in_passes(lambda part: bitmap_matmul(part, tiles, bias), x, MAX_BATCH)
+    with torch.cuda.device_of(x):
+        return in_passes(lambda part: bitmap_matmul(part, tiles, bias), x, MAX_BATCH)
 
 
 @torch.library.impl("gistserve::bitmap_to_dense", "CUDA")
@@ -139,7 +142,8 @@ def _bitmap_to_dense_cuda(
     from .triton_dense import bitmap_to_dense
 
     weight = BitmapWeight((bitmap.shape[0], in_features), bitmap, values)
-    return bitmap_to_dense(BitmapTiles(weight, tile_offsets))
+    with torch.cuda.device_of(values):
+        return bitmap_to_dense(BitmapTiles(weight, tile_offsets))
 
 
 def in_passes(multiply: Callable[[Tensor], Tensor], x: Tensor, largest: int) -> Tensor:
