@@ -24,7 +24,7 @@ def full_step(config: EngineConfig, max_model_len: int) -> SchedulerOutput:
 
     All of it lies in block 0.
     """
-    num_tokens = config.max_num_batched_tokens
+    num_tokens = min(config.max_num_batched_tokens, config.max_num_seqs * max_model_len)
     num_seqs = min(config.max_num_seqs, num_tokens)
     ends = np.arange(num_seqs + 1) * num_tokens // num_seqs
     counts = np.diff(ends)
@@ -43,7 +43,7 @@ def full_step(config: EngineConfig, max_model_len: int) -> SchedulerOutput:
             for row, count in enumerate(counts.tolist())
         ],
         token_ids=np.zeros(num_tokens, dtype=np.int64),
-        positions=np.minimum(positions, max_model_len - 1),
+        positions=positions,
         slot_mapping=positions % config.block_size,
         query_start_loc=ends.astype(np.int32),
         seq_lens=counts.astype(np.int32),
