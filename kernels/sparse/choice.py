@@ -21,9 +21,9 @@ SEGMENTED_BATCH = 32
 BITMAP_BATCH = 64
 """Vectors that bitmap tiles multiply; beyond, decompressing costs less."""
 
-# Measured: CSR is faster than dense at every shape and batch of the grid from 80% (float32) and
-# 90% (bfloat16) on, and not yet at 75% and 85%. bfloat16 stands for both 16-bit types: their
-# dense products move half the bytes, CSR's float32 values do not.
+# Measured on one of two cores: from 80% (float32) and 90% (bfloat16) on CSR is faster than dense at
+# all shapes and batches of the grid, at worst as fast; at 75% and 85% not yet. bfloat16 stands for
+# both 16-bit types: their dense products move half the bytes, CSR's float32 values do not.
 _CPU_SPARSITY = {torch.float32: 0.78, torch.bfloat16: 0.88, torch.float16: 0.88}
 
 # Counted in the kernels' inner loops for sm_90, not yet measured (what they may take is pinned by
