@@ -11,6 +11,8 @@ from gistserve.server.engine.host_sync import find_host_sync
 from gistserve.server.engine.memory_profile import full_step
 from gistserve.server.engine.model_runner import ModelRunner
 from gistserve.server.engine.request import Request, SamplingParams
+from gistserve.server.engine.sampler import Sampler
+from gistserve.server.engine.sequence import Sequence
 
 from ...families import FAMILIES, tiny_model
 from .engine_help import GREEDY, PROMPTS, Driver, generate_behind, random_cache, reference
@@ -107,8 +109,32 @@ def test_a_step_waits_for_its_tokens_alone(sampling, eager):
     driver.close()
 
 
-def test_a_wait_is_an_error_in_the_test_above():
-    with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
+def test_tokens_are_drawn_as_on_the_cpu():
+    """Also where a nucleus is wider than the candidates that are looked at first."""
+    params = [
+        {"top_p": 0.9, "seed": 1},
+        {"top_p": 0.2, "top_k": 40},
+        {"temperature": 0, "logprobs": 2},
+        {"presence_penalty": 1.5, "repetition_penalty": 1.2, "min_p": 0.01},
+        {"temperature": 3.0, "top_p": 0.99, "logit_bias": {7: 3.0}},
+    ]
+    draws = []
+    for device in ("cpu", "cuda"):
+        sampler = Sampler(seed=3)
+        sequences = [Sequence(Request(str(p), [1, 2], SamplingParams(**p)), 100) for p in params]
+        draws.append([])
+        for step_index in range(20):
+            generator = torch.Generator().manual_seed(step_index)
+            logits = torch.randn(len(params), 20_000, generator=generator) * 2
+            sampled = sampler.sample(logits.to(device), sequences)
+            draws[-1].append(sampled.token_ids)
+            for sequence, token in zip(sequences, sampled.token_ids, strict=True):
+                sequence.token_ids.append(token)
+    assert draws[0] == draws[1]
+
+
+def test_waiting_otherwise_is_an_error():
+    with no_waiting(), pytest.raises(RuntimeError, match=r"(?i)synchroniz"):
         torch.ones(1, device="cuda").item()
 
 
