@@ -24,9 +24,8 @@ _DENSE_SHARE = 0.5
 class KVPool:
     """Keys and values of ``num_blocks`` blocks of ``block_size`` slots, in every layer.
 
-    Zeroed at first: attention masks unused slots out by adding minus infinity to their scores,
-    which needs them finite. With ``keep_dense`` running sequences are also kept dense, by which
-    the CPU decodes.
+    Zeroed at first. With ``keep_dense`` running sequences are also kept dense, by which the CPU
+    decodes.
     """
 
     def __init__(
