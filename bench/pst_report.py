@@ -150,7 +150,9 @@ def plot_report(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 color="0.6" if row["arm"] == "dense" else f"C{ARMS.index(row['arm'])}",
                 capsize=3,
             )
-        axis.set_xticks(range(len(shown)), [row["arm"].replace("_", "\n") for row in shown])
+        axis.set_xticks(
+            range(len(shown)), [row["arm"].replace("_", "\n") for row in shown], fontsize=8
+        )
         axis.set_title(f"{task}, 90% sparse")
         axis.set_ylabel("BLEU" if measure == "bleu" else f"{measure} (%)")
     figure.savefig(path, dpi=120)
