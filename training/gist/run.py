@@ -1,9 +1,7 @@
 """One gist training run: from a configuration to an artifact folder."""
 
 import hashlib
-import json
 import logging
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ...compress.adapter import GistAdapter, model_card
 from ...compress.compressor import check_gist_support
 from ...compress.config import GistConfig
 from ...compress.fingerprint import model_fingerprint
+from ..checkpoints import CHECKPOINTS, checkpoint_to_resume, write_run_config
 from ..config import ConfigError, load_config
 from .batch import GistExample
 from .config import GistTrainingConfig
@@ -32,9 +30,6 @@ from .trainer import GistMethod, GistTrainer, training_arguments
 from .two_pass import TwoPassGist
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-RUN_CONFIG = "training_config.json"
 
 
 def train_gist(
@@ -62,7 +57,7 @@ def train_gist(
     model, tokenizer = _load_model(config)
     method = _method(config, model, tokenizer, start_from)
     train, held_out = _examples(config, model, tokenizer)
-    _write_run_config(config, output)
+    write_run_config(config, output)
     trainer = GistTrainer(
         method,
         config,
@@ -106,24 +101,7 @@ def _checkpoint(
             "resume and start_from exclude each other: resume goes on with a run of this "
             "output_dir, start_from begins a new one with another adapter's values"
         )
-    folder = output / CHECKPOINTS
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if not resume:
-        if last is not None:
-            raise ConfigError(
-                f"{folder} holds checkpoints of an earlier run: resume it, or choose another "
-                "output_dir"
-            )
-        return None
-    if last is None:
-        raise ConfigError(f"there is no checkpoint under {folder} to resume from")
-    differing = config.differences(json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8")))
-    if differing:
-        raise ConfigError(
-            f"the run under {folder} was started with other settings: {', '.join(differing)}; "
-            "restore them, or begin a new run in another output_dir"
-        )
-    return last
+    return checkpoint_to_resume(config, output, resume)
 
 
 def _load_model(config: GistTrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -232,15 +210,6 @@ def _callbacks(config: GistTrainingConfig, output: Path) -> list[TrainerCallback
     from transformers.integrations import TensorBoardCallback
 
     return [TensorBoardCallback(SummaryWriter(str(output / "runs")))]
-
-
-def _write_run_config(config: GistTrainingConfig, output: Path) -> None:
-    folder = output / CHECKPOINTS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_CONFIG).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"output_dir: {output} cannot be written: {error.strerror}") from error
 
 
 def _final_report(

@@ -1,15 +1,13 @@
 """One PST run: from a configuration to a sparse model that can be served."""
 
-import json
 import logging
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ...compress.sparse.output_folder import check_free
+from ..checkpoints import CHECKPOINTS, checkpoint_to_resume, write_run_config
 from ..config import ConfigError, load_config
 from .artifact import write_artifact
 from .config import PSTConfig
@@ -22,10 +20,8 @@ from .trainer import PSTTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 MODEL = "model"
 RESULTS = "results.json"
-RUN_CONFIG = "training_config.json"
 
 
 def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
@@ -43,13 +39,13 @@ def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
     _require_extras(config)
     output = Path(config.output_dir)
     check_free(output / MODEL)
-    checkpoint = _checkpoint(config, output, resume)
+    checkpoint = checkpoint_to_resume(config, output, resume)
     texts = read_texts(config)
     model, tokenizer, fresh = load_model(config, texts.labels)
     data = TaskData(config, texts, model, tokenizer)
     pruner = _pruned(model, config, fresh)
     shares = parameter_shares(pruner)
-    _write_run_config(config, output)
+    write_run_config(config, output)
     memory = StepMemory()
     trainer = PSTTrainer(
         pruner,
@@ -102,28 +98,6 @@ def _require_extras(config: PSTConfig) -> None:
         )
 
 
-def _checkpoint(config: PSTConfig, output: Path, resume: bool) -> str | None:
-    """The checkpoint to resume from; refuses what would overwrite or mix runs."""
-    folder = output / CHECKPOINTS
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if not resume:
-        if last is not None:
-            raise ConfigError(
-                f"{folder} holds checkpoints of an earlier run: resume it, or choose another "
-                "output_dir"
-            )
-        return None
-    if last is None:
-        raise ConfigError(f"there is no checkpoint under {folder} to resume from")
-    differing = config.differences(json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8")))
-    if differing:
-        raise ConfigError(
-            f"the run under {folder} was started with other settings: {', '.join(differing)}; "
-            "restore them, or begin a new run in another output_dir"
-        )
-    return last
-
-
 def _tensorboard(config: PSTConfig, output: Path) -> list[TrainerCallback]:
     if not config.tensorboard:
         return []
@@ -131,12 +105,3 @@ def _tensorboard(config: PSTConfig, output: Path) -> list[TrainerCallback]:
     from transformers.integrations import TensorBoardCallback
 
     return [TensorBoardCallback(SummaryWriter(str(output / "runs")))]
-
-
-def _write_run_config(config: PSTConfig, output: Path) -> None:
-    folder = output / CHECKPOINTS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_CONFIG).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"output_dir: {output} cannot be written: {error.strerror}") from error
