@@ -16,6 +16,8 @@ from transformers import GenerationConfig
 
 from ..compress.tiny_models import randomise, tiny_model
 
+pytest.importorskip("torchmetrics")
+
 PROMPTS = [[3, 17, 9, 41, 22, 8, 30, 5], [4, 6, 19], [50, 51, 52, 53, 54]]
 INPUTS = [[7, 8], [20, 21, 22, 23], [10], [33, 34]]
 OWNERS = [0, 0, 1, 2]

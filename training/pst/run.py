@@ -89,7 +89,9 @@ def _pruned(model: PreTrainedModel, config: PSTConfig, fresh: list[str]) -> Prun
 
 
 def _require_extras(config: PSTConfig) -> None:
-    needed = ["accelerate", "sacrebleu"] + (["tensorboard"] if config.tensorboard else [])
+    needed = ["accelerate", "sacrebleu", "torchmetrics"] + (
+        ["tensorboard"] if config.tensorboard else []
+    )
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(
