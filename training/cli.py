@@ -42,7 +42,7 @@ def gist(
     from ..compress.errors import GistError
     from .config import ConfigError
     from .gist import train_gist
-    from .gist.data import DataError
+    from .records import DataError
 
     try:
         folder = train_gist(config, resume=resume, start_from=start_from)
@@ -65,7 +65,7 @@ def pst(
     from ..compress.errors import SparsityError
     from .config import ConfigError
     from .pst import train_pst
-    from .pst.data import DataError
+    from .records import DataError
 
     try:
         folder = train_pst(config, resume=resume)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from gistserve.training.gist.batch import IGNORED, GistExample, Turn, collate
-from gistserve.training.gist.data import DataError, Limits, Renderer, load_examples
+from gistserve.training.gist.data import Limits, Renderer, load_examples
+from gistserve.training.records import DataError
 
 from .tiny_run import TEMPLATE, make_tokenizer, write_data
 

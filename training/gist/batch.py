@@ -7,6 +7,8 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
+from ..padding import pad_rows
+
 IGNORED = -100
 
 Turns = Literal["independent", "shared"]
@@ -86,12 +88,6 @@ def to_device(batch: GistBatch, device: torch.device) -> GistBatch:
         turn_prompts=batch["turn_prompts"].to(device),
         labels=batch["labels"].to(device),
     )
-
-
-def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of any length as one int64 tensor, padded on the right with `value`."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows])
 
 
 def _shifted(turn: Turn) -> tuple[list[int], list[int]]:

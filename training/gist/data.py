@@ -22,15 +22,12 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..records import DataError
 from .batch import GistExample, Turn
 
 logger = logging.getLogger(__name__)
 
 Prompt = str | list[dict[str, Any]]
-
-
-class DataError(ValueError):
-    """Training data that cannot be used; the message names file and line."""
 
 
 @dataclass(frozen=True)

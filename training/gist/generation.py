@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .batch import pad_rows
+from ..padding import pad_rows
 from .forward import PromptCaches
 
 

@@ -21,9 +21,10 @@ from ...compress.config import GistConfig
 from ...compress.fingerprint import model_fingerprint
 from ..checkpoints import CHECKPOINTS, checkpoint_to_resume, write_run_config
 from ..config import ConfigError, load_config
+from ..records import DataError
 from .batch import GistExample
 from .config import GistTrainingConfig
-from .data import DataError, Limits, load_examples
+from .data import Limits, load_examples
 from .evaluation import ARMS, Arm
 from .masked import Attention, MaskedGist, add_gist_token
 from .trainer import GistMethod, GistTrainer, training_arguments
@@ -76,7 +77,7 @@ def train_gist(
 
 
 def _require_extras(config: GistTrainingConfig) -> None:
-    needed = ["accelerate"] + (["tensorboard"] if config.tensorboard else [])
+    needed = ["accelerate", "torchmetrics"] + (["tensorboard"] if config.tensorboard else [])
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(

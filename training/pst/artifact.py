@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.sparse import SparseRecipe, save_sparse
 from ...compress.sparse.pattern import Pattern
-from .batch import PROMPT
+from ..text_ids import PROMPT
 from .card import model_card
 from .config import PSTConfig
 from .pruner import Pruner

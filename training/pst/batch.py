@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .data import DataError, DataText, LabelledText
+from ..padding import pad_rows
+from ..records import DataError
+from ..text_ids import IGNORED, answer_ids, prompt_ids
+from .data import DataText, LabelledText
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
-PROMPT = "{} =>"
-"""How a causal model is given an input: its text, then an arrow, then what it writes."""
 
 
 class Example(TypedDict):
@@ -47,14 +46,6 @@ def classification_examples(
     ]
 
 
-def prompt_ids(source: str, tokenizer: PreTrainedTokenizerBase, *, causal: bool) -> list[int]:
-    """Token ids of an input: `PROMPT` without end token for a causal model, else as it is."""
-    ids: list[int] = tokenizer(PROMPT.format(source) if causal else source).input_ids
-    if causal and ids and ids[-1] == tokenizer.eos_token_id:
-        return ids[:-1]
-    return ids
-
-
 def text_examples(
     texts: Sequence[DataText], tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, causal: bool
 ) -> list[Example]:
@@ -63,17 +54,13 @@ def text_examples(
     Those of more than `max_tokens` are left out. Raises DataError where none is left, or the
     tokenizer has no end token.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise DataError("the tokenizer has no end token, so no answer could ever end; set one")
     examples = []
     total = 0
     for text in texts:
         prompt = prompt_ids(text.source, tokenizer, causal=causal)
         for reference in text.references:
             total += 1
-            answer = f" {reference.strip()}" if causal else reference.strip()
-            target = [*tokenizer(answer, add_special_tokens=False).input_ids, end]
+            target = answer_ids(reference, tokenizer, causal=causal)
             if max(len(prompt) + len(target) if causal else len(prompt), len(target)) <= max_tokens:
                 examples.append(Example(input_ids=prompt, target=target))
     if not examples:
@@ -106,14 +93,9 @@ def collate(
         rows = [row + target for row, target in zip(rows, texts, strict=True)]
         texts = [none + target for none, target in zip(given, texts, strict=True)]
     if task == "seq2seq":
-        batch["decoder_input_ids"] = _pad([[start_id, *text[:-1]] for text in texts], pad_id)
+        batch["decoder_input_ids"] = pad_rows([[start_id, *text[:-1]] for text in texts], pad_id)
     lengths = torch.tensor([len(row) for row in rows])
-    batch["input_ids"] = _pad(rows, pad_id)
+    batch["input_ids"] = pad_rows(rows, pad_id)
     batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
-    batch["labels"] = torch.tensor(targets) if not texts else _pad(texts, IGNORED)
+    batch["labels"] = torch.tensor(targets) if not texts else pad_rows(texts, IGNORED)
     return batch
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows])

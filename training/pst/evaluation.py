@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..greedy import greedy_answers
 from ..metrics import rouge_l
-from .batch import Example, prompt_ids
+from ..text_ids import prompt_ids
+from .batch import Example
 from .data import DataText
 from .loss import asked_logits
 
@@ -41,7 +42,6 @@ def evaluate_loss(
     return {"loss": total / count, "accuracy": right / count}
 
 
-@torch.no_grad()
 def generate_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -52,53 +52,10 @@ def generate_texts(
     batch_size: int,
 ) -> list[str]:
     """Greedy answers, without white space at their ends."""
-    was_training = model.training
-    model.eval()
     prompts = [prompt_ids(source, tokenizer, causal=causal) for source in sources]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="writing answers", delay=5, mininterval=1):
-        rows = order[start : start + batch_size]
-        written = _greedy(model, tokenizer, [prompts[i] for i in rows], causal, max_new_tokens)
-        for index, ids in zip(rows, written, strict=True):
-            answers[index] = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    model.train(was_training)
-    return answers
-
-
-def _greedy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    causal: bool,
-    max_new_tokens: int,
-) -> list[list[int]]:
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    # On the left for a causal model: what it writes follows the last column.
-    before = [(width - len(p)) if causal else 0 for p in prompts]
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, skip) in enumerate(zip(prompts, before, strict=True)):
-        ids[row, skip : skip + len(prompt)] = torch.tensor(prompt)
-        mask[row, skip : skip + len(prompt)] = 1
-    out = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
+    return greedy_answers(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    rows: list[list[int]] = out[:, width if causal else 1 :].tolist()
-    return [_until(row, tokenizer.eos_token_id) for row in rows]
-
-
-def _until(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
 
 
 def score_texts(answers: Sequence[str], texts: Sequence[DataText]) -> dict[str, float]:

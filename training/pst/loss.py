@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .batch import IGNORED
+from ..text_ids import IGNORED
 
 
 def asked_logits(logits: Tensor, labels: Tensor, task: str) -> tuple[Tensor, Tensor]:

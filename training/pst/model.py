@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from ..config import ConfigError
+from ..records import DataError
 from .config import PSTConfig
-from .data import DataError
 
 _KINDS: dict[str, Any] = {
     "classification": AutoModelForSequenceClassification,

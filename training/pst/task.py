@@ -8,13 +8,13 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import ConfigError
+from ..records import hold_out
 from .batch import Example, classification_examples, collate, text_examples
 from .config import PSTConfig
 from .data import (
     DataText,
     LabelledText,
     check_labels,
-    hold_out,
     label_names,
     read_data_texts,
     read_labelled,

@@ -6,24 +6,23 @@ from typing import Any
 
 import pytest
 from gistserve.training.pst.batch import (
-    IGNORED,
     Example,
     classification_examples,
     collate,
     text_examples,
 )
 from gistserve.training.pst.data import (
-    DataError,
     DataText,
     LabelledText,
     check_labels,
-    hold_out,
     label_names,
     linearise_mr,
     linearise_triples,
     read_data_texts,
     read_labelled,
 )
+from gistserve.training.records import DataError
+from gistserve.training.text_ids import IGNORED
 
 from .tiny_models import make_tokenizer
 
@@ -140,16 +139,6 @@ def test_labels() -> None:
     check_labels(texts("a"), ["a", "b"], "dev.jsonl")
     with pytest.raises(DataError, match=r"dev.jsonl has the label 'c'.*'a', 'b'"):
         check_labels(texts("a", "c"), ["a", "b"], "dev.jsonl")
-
-
-def test_holding_out() -> None:
-    rest, held = hold_out(list(range(40)), 0.1, seed=1)
-    assert len(held) == 4
-    assert sorted(rest + held) == list(range(40))
-    assert (rest, held) == hold_out(list(range(40)), 0.1, seed=1)
-    assert held != hold_out(list(range(40)), 0.1, seed=2)[1]
-    with pytest.raises(DataError, match="give validation_data"):
-        hold_out([1, 2], 0.1, seed=0)
 
 
 def test_a_causal_batch_asks_for_the_answer_and_its_end_alone() -> None:

@@ -17,9 +17,9 @@ from gistserve.server.engine.config import EngineConfig
 from gistserve.server.engine.engine import Engine
 from gistserve.server.engine.loader import load_model
 from gistserve.training.pst import train_pst
-from gistserve.training.pst.batch import PROMPT
 from gistserve.training.pst.data import read_data_texts
 from gistserve.training.pst.evaluation import score_texts
+from gistserve.training.text_ids import PROMPT
 from safetensors.torch import load_file
 
 from .tiny_models import save_model, settings

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gistserve.training.example_data import example_records
 from gistserve.training.pst.config import PSTConfig
-from gistserve.training.pst.example import example_records
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
