@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .config import ConfigError
 
@@ -22,12 +23,13 @@ class RunConfig(Protocol):
 
 
 def checkpoint_to_resume(config: RunConfig, output: Path, resume: bool) -> str | None:
-    """The newest checkpoint under `output`, or None for a new run.
+    """The newest whole checkpoint under `output`, or None for a new run.
 
-    Raises ConfigError for what would overwrite a run or mix two.
+    One that a kill cut off while it was written is passed over. Raises ConfigError for what would
+    overwrite a run or mix two.
     """
     folder = output / CHECKPOINTS
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    last = _newest_whole(folder)
     if not resume:
         if last is not None:
             raise ConfigError(
@@ -44,6 +46,25 @@ def checkpoint_to_resume(config: RunConfig, output: Path, resume: bool) -> str |
             "restore them, or begin a new run in another output_dir"
         )
     return last
+
+
+def _newest_whole(folder: Path) -> str | None:
+    numbered = {
+        int(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): path
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()
+    }
+    whole = (path for _, path in sorted(numbered.items(), reverse=True) if _is_whole(path))
+    return next(map(str, whole), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes its state last; half of it is no JSON."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_run_config(config: RunConfig, output: Path) -> None:

@@ -119,7 +119,9 @@ class PSTTrainer(Trainer):
                 return
         save_state(self._pruner.model, self._best_folder)
         facts = {"score": score, "step": self.state.global_step, "validation": measures}
-        self._best_facts.write_text(json.dumps(facts), encoding="utf-8")
+        half = self._best_facts.with_suffix(".partial")
+        half.write_text(json.dumps(facts), encoding="utf-8")
+        half.replace(self._best_facts)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from gistserve.compress.sparse import sparse_modules
 from gistserve.training.cli import app
 from gistserve.training.config import ConfigError
 from gistserve.training.pst import train_pst
-from gistserve.training.pst.data import DataError, read_data_texts, read_labelled
+from gistserve.training.pst.data import read_data_texts, read_labelled
 from gistserve.training.pst.evaluation import generate_texts
+from gistserve.training.records import DataError
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -72,9 +76,12 @@ def test_classification_is_learned_and_written_sparse(
     method: str, bases: Path, tmp_path: Path
 ) -> None:
     test = "example:reviews:test"
+    # The base is random, so that the baselines have to learn the words too.
+    words = ["word_embeddings.weight"] if method in ("movement", "magnitude") else []
     config = settings(
         bases / "bert", "bert", tmp_path, method=method, sparsity=0.8, max_steps=60, eval_steps=20,
         save_steps=60, test_data=test, batch_size=32, warmup=10, measure_memory=True,
+        also_train=words,
     )  # fmt: skip
     folder = train_pst(config)
     found = results(tmp_path)
@@ -106,7 +113,7 @@ def test_pst_trains_little_and_leaves_the_rest_alone(bases: Path, tmp_path: Path
     assert found["trained_parameters"] == low_rank + head
     pruned = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     assert found["pruned_parameters"] == pruned
-    assert found["trained_share_of_movement"] == pytest.approx(
+    assert found["trained_share_of_weights_and_scores"] == pytest.approx(
         (low_rank + head) / (found["model_parameters"] + pruned)
     )
     base = load_file(bases / "bert" / "model.safetensors")
@@ -179,33 +186,38 @@ def test_frozen_weights_in_bfloat16(bases: Path, tmp_path: Path) -> None:
     assert accuracy(folder, "example:reviews:test") == pytest.approx(measured, abs=0.02)
 
 
-class Stopped(RuntimeError):
-    """In place of a kill."""
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from transformers import TrainerState
+from gistserve.training.pst import train_pst
+from gistserve.training.pst.config import PSTConfig
+save = TrainerState.save_to_json
+def killed(self, path):
+    if self.global_step == 8:
+        Path(path).write_text('{{"global_step": ')
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, path)
+TrainerState.save_to_json = killed
+train_pst(PSTConfig(**{settings!r}))
+"""
 
 
 @pytest.mark.parametrize("method", ["pst", "movement"])
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    method: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_was_killed_and_resumed_equals_an_uninterrupted_one(
+    method: str, bases: Path, tmp_path: Path
 ) -> None:
+    """SIGKILL while the second checkpoint is written; the first is gone on from."""
     config = settings(
-        bases / "bert", "bert", tmp_path / "whole", method=method, max_steps=12,
+        bases / "bert", "bert", tmp_path / "whole", method=method, max_steps=12, save_steps=4,
         gradient_accumulation_steps=2, batch_size=8, bf16=True,
     )  # fmt: skip
     whole = train_pst(config)
-
-    from gistserve.training.pst.masks import MaskSchedule
-
-    on_step_end = MaskSchedule.on_step_end
-
-    def stop(self: MaskSchedule, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        on_step_end(self, args, state, control, **kwargs)
-        if state.global_step == 7:
-            raise Stopped
-
     parts = replace(config, output_dir=str(tmp_path / "parts"))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(MaskSchedule, "on_step_end", stop)
-        train_pst(parts)
+    code = KILLED.format(tests=str(Path(__file__).parent), settings=asdict(parts))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     resumed = train_pst(parts, resume=True)
     ours, theirs = (load_file(f / "model.safetensors") for f in (resumed, whole))
     assert ours.keys() == theirs.keys()
@@ -240,6 +252,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("bert", {"sparsity": 1.0}, SparsityError, "less than 1"),
     ("bert", {"pattern": "balanced", "sparsity": 0.99}, SparsityError, "nothing of 32"),
     ("bert", {"also_train": ["nothing"]}, ConfigError, "no parameter's name ends in"),
+    ("bert", {"method": "dense", "also_train": ["bias"]}, ValueError, "dense trains all"),
     ("bert", {"model": "/nowhere"}, ConfigError, "cannot be loaded"),
     ("bert", {"task": "seq2seq"}, DataError, "needs mr and ref"),
     ("bert", {"train_data": "/nowhere.jsonl"}, DataError, "cannot be read"),
