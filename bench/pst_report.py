@@ -19,10 +19,12 @@ ARM_NAMES = {
     "mvp": "movement pruning (MvP)",
     "pst": "PST",
     "pst_balanced": "PST, balanced",
+    "mvp_embeddings": "MvP and embeddings",
     "pst_embeddings": "PST and embeddings",
 }
 MEASURES = {"sst2": ("accuracy",), "trec": ("accuracy",), "e2e": ("bleu", "rouge_l")}
-_SHARES = ("trained_parameters", "trained_share_of_model", "trained_share_of_movement")
+_RIVALS = {"pst": "mvp", "pst_balanced": "mvp", "pst_embeddings": "mvp_embeddings"}
+_SHARES = ("trained_parameters", "trained_share_of_model", "trained_share_of_weights_and_scores")
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,16 +71,17 @@ def _over_seeds(group: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """PST against movement pruning: the difference of means, and its standard error.
 
-    `holds`: PST is better, or worse by no more than one standard error of the difference; None
-    where one of the two has a single seed.
+    With the embeddings trained it is compared with movement pruning that trains them too. `holds`:
+    PST is better, or worse by no more than one standard error of the difference; None where one of
+    the two has a single seed.
     """
     found = []
     for row in rows:
-        if not row["arm"].startswith("pst"):
+        if row["arm"] not in _RIVALS:
             continue
         for rival in rows:
             same = (rival["task"], rival["sparsity"]) == (row["task"], row["sparsity"])
-            if not same or rival["arm"] != "mvp":
+            if not same or rival["arm"] != _RIVALS[row["arm"]]:
                 continue
             for name, ours in row["test"].items():
                 theirs = rival["test"][name]
@@ -108,10 +111,18 @@ def _standard_error(one: dict[str, Any], other: dict[str, Any]) -> float | None:
 def print_report(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """Print one table: a row for every task, sparsity and arm."""
     table = Table(title="Test measures (mean ± standard deviation over seeds)")
-    for name in ("task", "arm", "zeros", "seeds", "test", "trained / model", "/ MvP's", "peak MB"):
+    for name in (
+        "task",
+        "arm",
+        "zeros",
+        "seeds",
+        "test",
+        "trained / model",
+        "/ + scores",
+        "peak MB",
+    ):
         table.add_column(name, justify="left" if name in ("task", "arm") else "right")
     for row in rows:
-        movement = row["trained_share_of_movement"]
         table.add_row(
             row["task"],
             ARM_NAMES[row["arm"]],
@@ -119,7 +130,7 @@ def print_report(rows: Sequence[dict[str, Any]], console: Console | None = None)
             str(len(row["seeds"])),
             ", ".join(_shown(name, value) for name, value in row["test"].items()),
             f"{row['trained_share_of_model']:.1%}",
-            "" if movement is None else f"{movement:.1%}",
+            f"{row['trained_share_of_weights_and_scores']:.1%}",
             f"{row['peak_training_bytes'] / 1e6:.1f}",
         )
     (console or Console()).print(table)

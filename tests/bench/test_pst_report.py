@@ -20,7 +20,7 @@ def result(measure: float, arm: str, **test: float) -> dict[str, Any]:
         "measures": {"test": {"accuracy": measure, **test}},
         "trained_parameters": 10,
         "trained_share_of_model": 0.1,
-        "trained_share_of_movement": None if arm == "dense" else 0.05,
+        "trained_share_of_weights_and_scores": 0.05,
         "memory": {"peak_bytes": 3_000_000, "held_bytes": 1_000_000},
         "training_seconds": 1.5,
     }

@@ -43,11 +43,8 @@ def _rows(config: PSTConfig, facts: dict[str, Any]) -> list[tuple[str, Any]]:
     rows += [
         ("trained parameters", f"{facts['trained_parameters']:,}"),
         ("of the model's", f"{facts['trained_share_of_model']:.2%}"),
+        ("of its weights and scores", f"{facts['trained_share_of_weights_and_scores']:.2%}"),
     ]
-    if facts["trained_share_of_movement"] is not None:
-        rows.append(
-            ("of what movement pruning trains", f"{facts['trained_share_of_movement']:.2%}")
-        )
     return rows
 
 

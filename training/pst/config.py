@@ -33,8 +33,8 @@ class PSTConfig:
 
     `method`: `pst`, or a baseline: `dense` (plain fine-tuning), `magnitude` (MaP), `movement`
     (MvP). `layers`: full names or endings of the linear layers to prune, null for all in the
-    transformer blocks. `also_train`: endings of parameters' names (`bias`, `norm.weight`) that PST
-    trains beside its own, where the paper freezes them.
+    transformer blocks. `also_train`: endings of parameters' names (`bias`, `norm.weight`) that are
+    trained though the method freezes them: PST all but its own, MaP and MvP the embeddings.
 
     `score_learning_rate` and `head_learning_rate` (of what starts random) are null for
     `learning_rate`. `warmup` is a share of all steps below 1, else a number of steps; the rate then
@@ -140,8 +140,8 @@ class PSTConfig:
             )
         if self.dtype == "bfloat16" and not self.bf16:
             raise ValueError("dtype: bfloat16 is for bf16: true, which computes in it as well")
-        if self.method != "pst" and self.also_train:
-            raise ValueError(f"also_train is for method pst; {self.method} trains all there is")
+        if self.method == "dense" and self.also_train:
+            raise ValueError("also_train is for methods that freeze parameters; dense trains all")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

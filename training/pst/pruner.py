@@ -71,16 +71,18 @@ class Pruner:
 def prune(model: PreTrainedModel, settings: PruneSettings) -> Pruner:
     """Replace linear layers of `model` in place; `Pruner.merge` undoes it. Nothing is masked yet.
 
-    PST freezes everything in the model but what it adds. Raises SparsityError for names that match
-    no linear layer, and for a sparsity that the pattern cannot express on one of them.
+    PST freezes everything in the model but what it adds; movement and magnitude pruning train the
+    rest too, but not the embeddings, which their source freezes (Sanh et al. 2020, section 5; one
+    table with a tied head). Raises SparsityError for names that match no linear layer, and for a
+    sparsity that the pattern cannot express on one of them.
     """
     if settings.method == "dense":
         return Pruner(model, {}, settings.pattern)
     chosen = pruned_layers(model, settings.layers)
     for name, layer in chosen.items():
         check_pattern(name, linear_size(layer), settings.sparsity, settings.pattern)
-    if settings.method == "pst":
-        model.requires_grad_(False)
+    for module in [model] if settings.method == "pst" else _embeddings(model):
+        module.requires_grad_(False)
     layers = {name: _pruned(layer, settings) for name, layer in chosen.items()}
     for name, pruned in layers.items():
         model.set_submodule(name, pruned)
@@ -96,7 +98,7 @@ def pruned_layers(model: PreTrainedModel, only: Iterable[str] | None) -> dict[st
     inner = {
         name: module
         for name, module in model.named_modules()
-        if is_dense_linear(module) and any(part.isdigit() for part in name.split("."))
+        if is_dense_linear(module) and _in_block(name)
     }
     if not inner:
         raise SparsityError(f"{type(model).__name__} has no linear layer in transformer blocks")
@@ -110,6 +112,19 @@ def pruned_layers(model: PreTrainedModel, only: Iterable[str] | None) -> dict[st
                 f"{type(model).__name__}; their names end in {', '.join(endings)}"
             )
     return {n: module for n, module in inner.items() if any(_matches(n, c) for c in only)}
+
+
+def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """Those before the blocks: not the table of relative positions in a block of T5."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and not _in_block(name)
+    ]
+
+
+def _in_block(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))
 
 
 def _matches(name: str, choice: str) -> bool:

@@ -6,10 +6,10 @@ from .pruner import Pruner
 
 
 def parameter_shares(pruner: Pruner) -> dict[str, Any]:
-    """Counts of parameters, and the share trained, of the model and of what movement trains.
+    """Counts of parameters, and the share trained: of the model, and of its weights and scores.
 
-    Movement pruning trains the model's weights and as many scores as there are pruned weights; the
-    "1.5% of parameters" of arXiv 2205.11005 is relative to that.
+    Scores are as many as pruned weights. Movement pruning trains them beside the weights, and the
+    "1.5% of parameters" of arXiv 2205.11005 is relative to both together.
     """
     pruned = sum(layer.weight.numel() for layer in pruner.layers.values())
     added = sum(p.numel() for layer in pruner.layers.values() for p in layer.method_parameters())
@@ -21,5 +21,5 @@ def parameter_shares(pruner: Pruner) -> dict[str, Any]:
         "pruned_parameters": pruned,
         "trained_parameters": trained,
         "trained_share_of_model": trained / model,
-        "trained_share_of_movement": trained / (model + pruned) if pruned else None,
+        "trained_share_of_weights_and_scores": trained / (model + pruned),
     }

@@ -67,10 +67,23 @@ def test_before_any_mask_nothing_changes_and_after_it_the_twin_is_the_same(
         assert mask.sum() == mask.numel() // 2
 
 
-def test_only_pst_freezes() -> None:
-    model = make_model("llama")
-    prune(model, PruneSettings(method="movement", sparsity=0.5))
-    assert all(parameter.requires_grad for parameter in model.parameters())
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
+@pytest.mark.parametrize("method", ["movement", "magnitude"])
+def test_baselines_train_all_but_embeddings(kind: str, method: Method) -> None:
+    model = make_model(kind)
+    prune(model, PruneSettings(method=method, sparsity=0.5))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {
+        "llama": {"model.embed_tokens.weight"},
+        "bert": {
+            "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight",
+            "embeddings.token_type_embeddings.weight",
+        },
+        "t5": {"shared.weight"},
+    }[kind]  # fmt: skip
+
+
+def test_pst_trains_only_what_it_adds() -> None:
     model = make_model("llama")
     prune(model, PruneSettings(method="pst", sparsity=0.5))
     trained = {name.split(".")[-1] for name, p in model.named_parameters() if p.requires_grad}
