@@ -1,25 +1,22 @@
 """POST /v1/completions."""
 
-import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..engine.request import TokenLogprob
+from .answers import Completion
 from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
 from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
 from .logprobs import completion_logprobs
 from .openapi import error_responses
 from .prompt_entry import PromptEntry
-from .responses import Completion
+from .reply import Reply
 from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody
-from .streaming import EventStream, event, until_disconnect
-from .usage import usage_of
 
 router = APIRouter(tags=["completions"])
 
@@ -50,11 +47,14 @@ async def create_completion(
     want_prompt = body.logprobs if body.echo else None
     sampling = body.engine_sampling(_token_limit(desk, body, prompts), body.logprobs, want_prompt)
     generation = context.start(desk, prompts, sampling, body.stop_strings, body.n, entry)
-    writer = _Writer(desk, generation, entry, bool(body.echo), body.logprobs is not None)
-    if body.stream:
-        events = writer.events(body.include_usage, body.continuous_usage)
-        return EventStream(events, on_close=generation.close)
-    return JSONResponse(await until_disconnect(request, writer.whole(), generation.close))
+    reply = CompletionReply(
+        desk,
+        generation,
+        entry,
+        echo=bool(body.echo),
+        with_logprobs=body.logprobs is not None,
+    )
+    return await reply.send(request, body)
 
 
 def _refuse_unsupported(body: CompletionBody) -> None:
@@ -119,54 +119,46 @@ class _Tokens:
             self.logprobs.append(piece.logprob)
 
 
-@dataclass(slots=True)
-class _Writer:
-    """Writes one generation as a text completion, whole or in chunks."""
+class CompletionReply(Reply):
+    """Writes a text completion; an echoed prompt is in a choice's first chunk."""
 
-    desk: ModelDesk
-    generation: Generation
-    entry: PromptEntry | None
-    echo: bool
-    with_logprobs: bool
-    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
+    kind = chunk_kind = "text_completion"
+    id_prefix = "cmpl"
 
-    async def whole(self) -> dict[str, Any]:
-        gathered: dict[int, _Tokens] = {}
-        async for piece in self.generation.pieces():
-            if piece.choice not in gathered:
-                gathered[piece.choice] = self._echoed(self.generation.choices[piece.choice])
-            gathered[piece.choice].add(piece)
-        choices = [
-            self._choice(choice.index, gathered[choice.index], 0, choice.finish_reason)
-            for choice in self.generation.choices
-        ]
-        usage = usage_of(self.generation.choices)
-        return self._head() | {"choices": choices, "usage": usage}
+    def __init__(
+        self,
+        desk: ModelDesk,
+        generation: Generation,
+        entry: PromptEntry | None,
+        *,
+        echo: bool,
+        with_logprobs: bool,
+    ) -> None:
+        super().__init__(desk, generation, entry)
+        self._echo = echo
+        self._with_logprobs = with_logprobs
+        self._gathered: dict[int, _Tokens] = {}
+        self._offsets: dict[int, int] = {}
 
-    async def events(self, include_usage: bool, continuous_usage: bool) -> AsyncIterator[bytes]:
-        """One chunk a generated token (an echoed prompt is in the first), then the usage."""
-        head = self._head()
-        offsets: dict[int, int] = {}
-        async for piece in self.generation.pieces():
-            first = piece.choice not in offsets
-            tokens = self._echoed(self.generation.choices[piece.choice]) if first else _Tokens()
-            tokens.add(piece)
-            start = offsets.get(piece.choice, 0)
-            choice = self._choice(piece.choice, tokens, start, piece.finish_reason)
-            offsets[piece.choice] = start + len(tokens.text)
-            chunk = head | {"choices": [choice]}
-            if continuous_usage:
-                chunk["usage"] = usage_of(self.generation.choices)
-            elif include_usage:
-                chunk["usage"] = None
-            yield event(chunk)
-        if include_usage:
-            yield event(head | {"choices": [], "usage": usage_of(self.generation.choices)})
+    def gather(self, piece: Piece) -> None:
+        if piece.choice not in self._gathered:
+            self._gathered[piece.choice] = self._echoed(self.generation.choices[piece.choice])
+        self._gathered[piece.choice].add(piece)
+
+    def whole_choice(self, choice: Choice) -> dict[str, Any]:
+        return self._written(choice.index, self._gathered[choice.index], 0, choice.finish_reason)
+
+    def chunk_choice(self, piece: Piece) -> dict[str, Any]:
+        first = piece.choice not in self._offsets
+        tokens = self._echoed(self.generation.choices[piece.choice]) if first else _Tokens()
+        tokens.add(piece)
+        start = self._offsets.get(piece.choice, 0)
+        self._offsets[piece.choice] = start + len(tokens.text)
+        return self._written(piece.choice, tokens, start, piece.finish_reason)
 
     def _echoed(self, choice: Choice) -> _Tokens:
         """The prompt, where the answer begins with it."""
-        if not self.echo:
+        if not self._echo:
             return _Tokens()
         token_ids = choice.prompt.token_ids
         text = self.desk.model.tokenizer.decode(
@@ -176,11 +168,11 @@ class _Writer:
         logprobs = choice.prompt_logprobs or [None] * len(token_ids)
         return _Tokens(text, list(token_ids), list(logprobs))
 
-    def _choice(
+    def _written(
         self, index: int, tokens: _Tokens, start_offset: int, finish_reason: str | None
     ) -> dict[str, Any]:
         logprobs = None
-        if self.with_logprobs:
+        if self._with_logprobs:
             logprobs = completion_logprobs(
                 self.desk.token_texts, tokens.token_ids, tokens.logprobs, start_offset
             )
@@ -190,15 +182,3 @@ class _Writer:
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
-
-    def _head(self) -> dict[str, Any]:
-        head: dict[str, Any] = {
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.desk.model.name,
-            "system_fingerprint": self.desk.model.system_fingerprint,
-        }
-        if self.entry is not None:
-            head["prompt_id"] = self.entry.record.id
-        return head

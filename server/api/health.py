@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse, Response
 
+from .answers import Health
 from .context import ApiContext, api_context
-from .responses import Health
 
 router = APIRouter(tags=["health"])
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
+from .answers import ModelCard, ModelList
 from .context import ApiContext, api_context, owner
 from .errors import model_not_found
 from .openapi import error_responses
 from .prompt_entry import PromptEntry
-from .responses import ModelCard, ModelList
 from .served_models import ServedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

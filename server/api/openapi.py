@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from .responses import ErrorBody
+from .answers import ErrorBody
 
 _MEANINGS = {
     400: "A value, or the length of the prompt, cannot be honoured.",

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
+from .answers import Prompt, PromptDeleted, PromptList
 from .context import ApiContext, api_context, owner
 from .errors import bad_value, model_not_found
 from .openapi import error_responses
 from .prompt_schemas import PromptBody, PromptPatch
-from .responses import Prompt, PromptDeleted, PromptList
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 

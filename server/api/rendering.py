@@ -30,11 +30,14 @@ class Renderer:
         self.tokenizer: PreTrainedTokenizerBase = model.tokenizer
         self._threaded_chars = threaded_chars
 
-    async def chat(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
+    async def chat(
+        self, messages: Sequence[Message], *, generation_prompt: bool, param: str = "messages"
+    ) -> list[int]:
         """Token ids of the conversation as the model's chat template writes it."""
         size = sum(len(str(message.get("content"))) for message in messages)
         return await self._run(
-            size, lambda: self._render_ids(messages, generation_prompt=generation_prompt)
+            size,
+            lambda: self._render_ids(messages, generation_prompt=generation_prompt, param=param),
         )
 
     async def text(self, text: str, *, special_tokens: bool, param: str = "prompt") -> list[int]:
@@ -78,11 +81,13 @@ class Renderer:
         assert failure is not None
         raise failure
 
-    def _render_ids(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
-        text = self._render(messages, generation_prompt)
-        return self._encode(text, special_tokens=False, param="messages")
+    def _render_ids(
+        self, messages: Sequence[Message], *, generation_prompt: bool, param: str = "messages"
+    ) -> list[int]:
+        text = self._render(messages, generation_prompt, param)
+        return self._encode(text, special_tokens=False, param=param)
 
-    def _render(self, messages: Sequence[Message], generation_prompt: bool) -> str:
+    def _render(self, messages: Sequence[Message], generation_prompt: bool, param: str) -> str:
         if not self.tokenizer.chat_template:
             raise bad_value(
                 "model",
@@ -97,7 +102,7 @@ class Renderer:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise bad_value(
-                "messages", f"The model's chat template refuses these messages: {error}"
+                param, f"The model's chat template refuses these messages: {error}"
             ) from error
         assert isinstance(text, str)
         return text

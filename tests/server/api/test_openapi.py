@@ -1,7 +1,7 @@
 """The OpenAPI document says what the routes do."""
 
 import pytest
-from gistserve.server.api.responses import (
+from gistserve.server.api.answers import (
     ChatCompletion,
     Completion,
     ErrorBody,

@@ -1,0 +1,48 @@
+"""From a conversation to the tokens that the engine computes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .context import ApiContext, ModelDesk
+from .errors import bad_value
+from .generation import PreparedPrompt
+from .prompt_entry import PromptEntry
+
+
+async def prepare_chat(
+    context: ApiContext,
+    desk: ModelDesk,
+    entry: PromptEntry | None,
+    messages: Sequence[dict[str, Any]],
+    owner: str,
+    param: str = "messages",
+) -> tuple[PromptEntry | None, PreparedPrompt]:
+    """The registered prompt to use, and the tokens behind it.
+
+    Args:
+        entry: the prompt that the request names; without one a prompt that the messages begin
+            with is looked for.
+        messages: the request's own, which follow the prompt's.
+        param: the field that the messages came in, for errors.
+
+    Raises:
+        ApiError: 400 for messages that the model's template refuses, or that break the prompt.
+    """
+    if entry is not None:
+        messages = [*entry.chat_messages(), *messages]
+    token_ids = await desk.renderer.chat(messages, generation_prompt=True, param=param)
+    if entry is not None:
+        rest = entry.rest_of(token_ids)
+        if rest is None:
+            raise bad_value(
+                param,
+                f"The chat template of `{desk.model.name}` does not keep the prompt "
+                f"`{entry.record.id}` as a token prefix when these messages follow it.",
+                "template_not_prefix",
+            )
+        return entry, PreparedPrompt(rest, entry.pinned)
+    matched = context.prompts.match(owner, desk.model, messages, token_ids)
+    if matched is None:
+        return None, PreparedPrompt(token_ids)
+    entry, rest = matched
+    return entry, PreparedPrompt(rest, entry.pinned)
