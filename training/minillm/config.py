@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..continual.source import Source
+
 Method = Literal["minillm", "sft", "kd", "seqkd"]
 Template = Literal["plain", "instruction", "chat"]
 
@@ -33,8 +35,8 @@ class MiniLLMConfig:
     output. `prompt_template` says what the model reads: `plain` the prompt as it is, `instruction`
     the paper's template, `chat` the tokenizer's own. Without `validation_data`, a
     `validation_share` of the training data is held out; the kept checkpoint is chosen on validation
-    alone. `test_data` is read once, at the end. `lm_data` (JSONL with `text`, or plain text) is the
-    corpus of minillm's language-modelling loss.
+    alone. `test_data` is read once, at the end. `lm_data` is the corpus of minillm's
+    language-modelling loss: a text source as those of `gistserve train continual`.
 
     The fine-tuning of the baselines, and minillm's warm start, take the settings `sft_*`; 0
     `sft_epochs` (minillm only) begins with the model as given. Baselines keep their best checkpoint
@@ -60,7 +62,7 @@ class MiniLLMConfig:
     validation_data: str | None = None
     validation_share: float = 0.05
     test_data: str | None = None
-    lm_data: str | None = None
+    lm_data: Source | None = None
     prompt_field: str = "prompt"
     response_field: str = "response"
     prompt_template: Template = "plain"
