@@ -1,6 +1,6 @@
 """What trainers ask of a generator of texts, and one made of a transformers model."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+
+from .padding import pad_left
 
 _PLAIN: dict[str, Any] = {"do_sample": True, "top_k": 0, "top_p": 1.0}
 
@@ -118,15 +120,6 @@ def generate(
     finally:
         model.generation_config = own
     return out[:, ids.shape[1] :]
-
-
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts as one int64 tensor [B, P], and its mask [B, P], 1 at real tokens."""
-    width = max(map(len, prompts))
-    skips = [width - len(prompt) for prompt in prompts]
-    ids = [[pad_id] * skip + list(p) for skip, p in zip(skips, prompts, strict=True)]
-    mask = [[0] * skip + [1] * len(p) for skip, p in zip(skips, prompts, strict=True)]
-    return torch.tensor(ids), torch.tensor(mask)
 
 
 def until_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
