@@ -16,10 +16,10 @@ from typing import Any
 
 from ..training.continual import train_continual
 from ..training.continual.config import ContinualConfig
-from ..training.continual.run_log import read_metrics
 from ..training.continual.source import Source, ValidationSource
 from ..training.continual.stage import STAGE_NAME, Stage
 from ..training.continual.tokenizer import train_tokenizer
+from ..training.run_log import read_metrics
 from .continual_text import split_text
 
 REPLAY = (0.01, 0.05, 0.25, 0.5)

@@ -12,15 +12,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..accelerate_checkpoints import Checkpoints, Progress
 from ..config import ConfigError, load_config
-from .checkpoint import Checkpoints, Progress, checkpoint_to_resume, record_run, recorded_start
+from ..run_log import RunLog, read_metrics
+from .checkpoint import checkpoint_to_resume, record_run, recorded_start
 from .config import ContinualConfig
 from .evaluation import Evaluator
 from .model import check_fit, load_architecture, load_weights, new_model, num_parameters
 from .objective import AUTO_MODELS, Objective, check_packing, make_objective
 from .optimizer import make_optimizers
 from .plot import PLOT_NAME, plot_stage
-from .run_log import RunLog, read_metrics
 from .schedule import Schedule
 from .stage import CHECKPOINTS, PRE_ANNEAL, Stage, Start, find_start
 from .stage_data import StageData, open_stage_data, replayed

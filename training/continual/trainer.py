@@ -13,15 +13,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..accelerate_checkpoints import Checkpoints, Progress
 from ..config import ConfigError
+from ..run_log import RunLog
 from .batches import Batches, num_labels, part
 from .causal import Batch
-from .checkpoint import Checkpoints, Progress
 from .config import ContinualConfig
 from .evaluation import Evaluator
 from .loss import summed_loss
 from .objective import Objective
-from .run_log import RunLog
 from .schedule import Schedule
 from .weights import save_weights
 

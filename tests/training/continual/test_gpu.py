@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from gistserve.training.continual import train_continual
 from gistserve.training.continual.objective import check_packing, make_objective
-from gistserve.training.continual.run_log import read_metrics
+from gistserve.training.run_log import read_metrics
 from transformers import AutoModelForCausalLM
 
 from .texts import make_folder, stage_config, word_tokenizer

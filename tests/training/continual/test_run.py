@@ -14,11 +14,11 @@ import torch
 from gistserve.training.cli import app
 from gistserve.training.config import ConfigError
 from gistserve.training.continual import train_continual
-from gistserve.training.continual.run_log import read_metrics
 from gistserve.training.continual.source import SourceError
 from gistserve.training.continual.stage import Stage
 from gistserve.training.continual.tokens import TokenStoreError
 from gistserve.training.continual.trainer import TrainingError
+from gistserve.training.run_log import read_metrics
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gistserve.training.continual.run_log import read_metrics
+from gistserve.training.run_log import read_metrics
 from safetensors.torch import load_file
 
 from .texts import make_folder, replay_config

@@ -1,10 +1,10 @@
-"""What a stage reports while it runs: `metrics.jsonl` and TensorBoard."""
+"""What a run of an own loop reports while it runs: `metrics.jsonl` and TensorBoard."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from ...compress.atomic import write_atomic
+from ..compress.atomic import write_atomic
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -12,7 +12,7 @@ METRICS_NAME = "metrics.jsonl"
 class RunLog:
     """Appends one JSON object a line; with `tensorboard` its numbers go to `runs/` too.
 
-    Opened at `step`: lines of later steps, which a resumed stage will write again, are dropped.
+    Opened at `step`: lines of later steps, which a resumed run will write again, are dropped.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
