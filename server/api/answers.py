@@ -98,6 +98,41 @@ class Health(Answer):
     models: list[str] | None = Field(None, description="The models whose engine does not run.")
 
 
+class ServedModelInfo(Answer):
+    name: str
+    root: str = Field(description="Where the weights came from.")
+    gist_tokens: int | None = Field(description="What the gist adapter makes; null without one.")
+    weight_bytes: int = Field(description="Weights as they lie on the device.")
+    kv_bytes_per_token: int
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+    dtype: str
+    device: str
+
+
+class ProcessInfo(Answer):
+    rss_bytes: int | None = Field(description="Resident memory; null where it is not known.")
+
+
+class ServerInfo(Answer):
+    version: str
+    models: list[ServedModelInfo]
+    process: ProcessInfo
+
+
+class TokenizedText(Answer):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizedText(Answer):
+    prompt: str
+
+
 class PromptCompression(Answer):
     method: Literal["gist", "prefix"]
     prompt_tokens: int

@@ -7,20 +7,44 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from ...compress.store import GistStore
-from . import chat, completions, errors, health, prompts
+from . import (
+    chat,
+    completions,
+    errors,
+    health,
+    metrics,
+    prompts,
+    server_info,
+    tokenization,
+)
 from . import models as models_routes
+from .arrival import ArrivalMiddleware
 from .authentication import ApiKeyMiddleware
 from .body_limit import BodyLimitMiddleware
 from .context import ApiContext, ModelDesk
-from .openapi import describe
+from .metrics import ServerCollector
+from .openapi import PROTECTED, describe
 from .prompt_registry import PromptRegistry
+from .request_meter import Latencies
 from .served_models import ServedModels
 from .settings import ServerSettings
 
 logger = logging.getLogger(__name__)
+
+_ROUTES = (
+    chat,
+    completions,
+    models_routes,
+    prompts,
+    tokenization,
+    health,
+    metrics,
+    server_info,
+)
 
 
 def create_app(
@@ -42,12 +66,12 @@ def create_app(
     )
     app.state.context = context
     errors.install(app)
-    for module in (chat, completions, models_routes, prompts, health):
+    for module in _ROUTES:
         app.include_router(module.router)
     app.openapi = describe(app, bool(settings.api_keys))  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
-    app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys)
+    app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys, protected=PROTECTED)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -55,17 +79,18 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["*"],
         )
+    app.add_middleware(ArrivalMiddleware)
     return app
 
 
 def build_context(models: ServedModels, store: GistStore, settings: ServerSettings) -> ApiContext:
     by_name = {model.name: model for model in models}
-    return ApiContext(
-        models=models,
-        settings=settings,
-        desks={name: ModelDesk.open(model, settings) for name, model in by_name.items()},
-        prompts=PromptRegistry(by_name, store),
-    )
+    registry = CollectorRegistry()
+    latencies = Latencies(registry)
+    desks = {name: ModelDesk.open(model, settings, latencies) for name, model in by_name.items()}
+    prompts = PromptRegistry(by_name, store)
+    registry.register(ServerCollector(desks, prompts))
+    return ApiContext(models, settings, desks, prompts, registry)
 
 
 def begin_shutdown(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""API keys: one check in front of everything under /v1."""
+"""API keys: one check in front of everything that shows or uses a model."""
 
 import hashlib
 import hmac
@@ -23,11 +23,15 @@ def request_owner(connection: HTTPConnection) -> str:
 
 
 class ApiKeyMiddleware:
-    """Refuses requests under `protected` without a known key before their body is read."""
+    """Refuses requests without a known key before their body is read.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], protected: str = "/v1/") -> None:
+    Args:
+        protected: beginnings of the paths that need a key; all others are open.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], protected: Sequence[str]) -> None:
         self.app = app
-        self.protected = protected
+        self.protected = tuple(protected)
         self.owners = {_digest(key): owner_of_key(key) for key in keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

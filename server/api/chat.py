@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from .answers import ChatCompletion
+from .arrival import arrival_of
 from .chat_prompt import prepare_chat
 from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
@@ -38,7 +39,8 @@ async def create_chat_completion(
     entry, prompt = await prepare_chat(context, desk, entry, messages, owner)
     check_fits(desk.model, prompt, body.token_limit, "messages")
     sampling = body.engine_sampling(body.token_limit, body.logprobs_wanted)
-    generation = context.start(desk, [prompt], sampling, body.stop_strings, body.n, entry)
+    meter = desk.meter_request(arrival_of(request))
+    generation = context.start(desk, [prompt], sampling, body.stop_strings, body.n, entry, meter)
     return await ChatReply(desk, generation, entry, bool(body.logprobs)).send(request, body)
 
 

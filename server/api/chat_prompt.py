@@ -28,9 +28,7 @@ async def prepare_chat(
     Raises:
         ApiError: 400 for messages that the model's template refuses, or that break the prompt.
     """
-    if entry is not None:
-        messages = [*entry.chat_messages(), *messages]
-    token_ids = await desk.renderer.chat(messages, generation_prompt=True, param=param)
+    token_ids = await chat_token_ids(desk, entry, messages, generation_prompt=True, param=param)
     if entry is not None:
         rest = entry.rest_of(token_ids)
         if rest is None:
@@ -46,3 +44,17 @@ async def prepare_chat(
         return None, PreparedPrompt(token_ids)
     entry, rest = matched
     return entry, PreparedPrompt(rest, entry.pinned)
+
+
+async def chat_token_ids(
+    desk: ModelDesk,
+    entry: PromptEntry | None,
+    messages: Sequence[dict[str, Any]],
+    *,
+    generation_prompt: bool,
+    param: str = "messages",
+) -> list[int]:
+    """Tokens of the whole conversation, a registered prompt's messages first."""
+    if entry is not None:
+        messages = [*entry.chat_messages(), *messages]
+    return await desk.renderer.chat(messages, generation_prompt=generation_prompt, param=param)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from ..engine.request import TokenLogprob
 from .answers import Completion
+from .arrival import arrival_of
 from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
 from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
@@ -16,7 +17,7 @@ from .logprobs import completion_logprobs
 from .openapi import error_responses
 from .prompt_entry import PromptEntry
 from .reply import Reply
-from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody
+from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody, check_token_ids
 
 router = APIRouter(tags=["completions"])
 
@@ -46,7 +47,8 @@ async def create_completion(
         check_fits(desk.model, prompt, body.max_tokens, "prompt")
     want_prompt = body.logprobs if body.echo else None
     sampling = body.engine_sampling(_token_limit(desk, body, prompts), body.logprobs, want_prompt)
-    generation = context.start(desk, prompts, sampling, body.stop_strings, body.n, entry)
+    meter = desk.meter_request(arrival_of(request))
+    generation = context.start(desk, prompts, sampling, body.stop_strings, body.n, entry, meter)
     reply = CompletionReply(
         desk,
         generation,
@@ -81,19 +83,11 @@ async def _prepare(
     if isinstance(prompt, str):
         token_ids = await desk.renderer.text(prompt, special_tokens=entry is None)
     else:
-        token_ids = _checked_ids(prompt, desk.model.engine.vocab_size)
+        check_token_ids(prompt, desk.model.engine.vocab_size, "prompt")
+        token_ids = prompt
     if not token_ids:
         raise bad_value("prompt", "prompt must hold at least one token.")
     return PreparedPrompt(token_ids, entry.pinned if entry else None, continues_text=True)
-
-
-def _checked_ids(token_ids: list[int], vocab_size: int) -> list[int]:
-    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
-    if wrong is not None:
-        raise bad_value(
-            "prompt", f"Token id {wrong} is outside the vocabulary of {vocab_size} tokens."
-        )
-    return token_ids
 
 
 def _token_limit(desk: ModelDesk, body: CompletionBody, prompts: Sequence[PreparedPrompt]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from ..engine.request import SamplingParams
@@ -14,6 +15,7 @@ from .logprobs import TokenTexts
 from .prompt_entry import PromptEntry
 from .prompt_registry import PromptRegistry
 from .rendering import Renderer
+from .request_meter import Latencies, ModelMeter, RequestMeter
 from .served_models import ServedModel, ServedModels
 from .settings import ServerSettings
 
@@ -26,16 +28,24 @@ class ModelDesk:
     renderer: Renderer
     admission: Admission
     token_texts: TokenTexts
+    meter: ModelMeter
 
     @classmethod
-    def open(cls, model: ServedModel, settings: ServerSettings) -> "ModelDesk":
+    def open(
+        cls, model: ServedModel, settings: ServerSettings, latencies: Latencies
+    ) -> "ModelDesk":
         limit = model.engine.max_num_seqs + settings.max_queue
         return cls(
             model=model,
             renderer=Renderer(model, settings.threaded_text_chars),
             admission=Admission(limit, settings.retry_after_seconds),
             token_texts=TokenTexts(model.tokenizer),
+            meter=ModelMeter(model.name, latencies),
         )
+
+    def meter_request(self, arrived: float) -> RequestMeter:
+        """A meter for a request that arrived at this `time.perf_counter()`."""
+        return RequestMeter(self.meter, arrived)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +56,7 @@ class ApiContext:
     settings: ServerSettings
     desks: dict[str, ModelDesk]
     prompts: PromptRegistry
+    metrics: CollectorRegistry
     stopping: bool = field(default=False)
 
     def begin_shutdown(self) -> None:
@@ -92,6 +103,7 @@ class ApiContext:
         stops: Sequence[str],
         n: int | None,
         entry: PromptEntry | None,
+        meter: RequestMeter,
     ) -> Generation:
         """Starts n choices for each prompt and counts the registered prompt's use.
 
@@ -101,7 +113,9 @@ class ApiContext:
         self.check_open()
         if entry is not None:
             entry.check_usable()
-        generation = plan_generation(desk.model, prompts, sampling, stops, n or 1, desk.admission)
+        generation = plan_generation(
+            desk.model, prompts, sampling, stops, n or 1, desk.admission, meter
+        )
         generation.start()
         if entry is not None:
             self.prompts.note_use(entry, len(prompts))

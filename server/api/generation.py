@@ -11,6 +11,7 @@ from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogpro
 from .admission import Admission
 from .detokenizer import IncrementalDetokenizer, StopStringScanner
 from .errors import ApiError, context_length_exceeded, from_engine, shutting_down
+from .request_meter import RequestMeter
 from .served_models import ServedModel
 
 # Tokens in front of a text completion that its first token's decoding may depend on.
@@ -117,8 +118,10 @@ class Generation:
     model: ServedModel
     choices: list[Choice]
     admission: Admission
+    meter: RequestMeter
     _outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
     _running: set[str] = field(default_factory=set)
+    _metered: set[int] = field(default_factory=set)
 
     def start(self) -> None:
         """Submits every choice.
@@ -150,21 +153,32 @@ class Generation:
             output = await self._outputs.get()
             choice = by_id[output.request_id]
             if choice.finish_reason is None and output.finish_reason in ("abort", "error"):
+                self._end(choice, output.finish_reason)
                 raise _failure(output)
+            self._meter_prompt(choice, output)
             for piece in choice.feed(output):
+                if piece.token_id is not None:
+                    self.meter.token(piece.choice)
                 if piece.finish_reason is not None:
-                    self._end(choice, abort=output.finish_reason is None)
+                    self._end(choice, piece.finish_reason, abort=output.finish_reason is None)
                 yield piece
+        self.meter.answered()
 
     def close(self) -> None:
         """Aborts the choices that have not finished; their blocks are free at the next step."""
         for choice in self.choices:
             if choice.request.request_id in self._running:
-                self._end(choice, abort=True)
+                self._end(choice, "abort", abort=True)
 
-    def _end(self, choice: Choice, *, abort: bool) -> None:
+    def _meter_prompt(self, choice: Choice, output: RequestOutput) -> None:
+        if id(choice.prompt) not in self._metered:
+            self._metered.add(id(choice.prompt))
+            self.meter.prompt(choice.prompt.logical_tokens, output.num_cached_tokens)
+
+    def _end(self, choice: Choice, reason: str, *, abort: bool = False) -> None:
         self._running.discard(choice.request.request_id)
         self.admission.leave()
+        self.meter.finished(reason)
         if abort:
             self.model.engine.abort(choice.request.request_id)
 
@@ -176,6 +190,7 @@ def plan_generation(
     stops: Sequence[str],
     n: int,
     admission: Admission,
+    meter: RequestMeter,
 ) -> Generation:
     """n choices for each prompt, in the prompts' order; not yet started.
 
@@ -195,7 +210,7 @@ def plan_generation(
                     scanner=StopStringScanner(stops),
                 )
             )
-    return Generation(model, choices, admission)
+    return Generation(model, choices, admission, meter)
 
 
 def check_fits(

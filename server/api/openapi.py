@@ -8,6 +8,9 @@ from fastapi.openapi.utils import get_openapi
 
 from .answers import ErrorBody
 
+PROTECTED = ("/v1/", "/server_info", "/tokenize", "/detokenize")
+"""Beginnings of the paths that need an API key, where the server has any."""
+
 _MEANINGS = {
     400: "A value, or the length of the prompt, cannot be honoured.",
     401: "The API key is missing or wrong.",
@@ -52,6 +55,6 @@ def _drop_422(document: dict[str, Any]) -> None:
 def _require_key(document: dict[str, Any]) -> None:
     document["components"]["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
     for path, operations in document["paths"].items():
-        if path.startswith("/v1/"):
+        if path.startswith(PROTECTED):
             for operation in operations.values():
                 operation["security"] = [{"api_key": []}]

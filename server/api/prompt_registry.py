@@ -124,6 +124,11 @@ class PromptRegistry:
         """This owner's prompts that act as models, oldest first."""
         return [e for e in self.all_of(owner) if e.record.name and e.error is None]
 
+    def gists_of(self, model_name: str) -> list[PromptRecord]:
+        """The prompts of all owners that a model holds as gists."""
+        records = (entry.record for entry in self._index.all() if entry.pinned is not None)
+        return [r for r in records if r.model == model_name and r.method == "gist"]
+
     def match(
         self,
         owner: str,

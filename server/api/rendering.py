@@ -46,6 +46,13 @@ class Renderer:
             len(text), lambda: self._encode(text, special_tokens=special_tokens, param=param)
         )
 
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return await self._run(
+            len(token_ids),
+            lambda: str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)),
+        )
+
     async def registered_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of messages to register, after checking that turns can follow them.
 

@@ -52,6 +52,15 @@ class PromptReference(RequestBody):
     id: str
 
 
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Raises ApiError (400) for an id outside the vocabulary."""
+    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
+    if wrong is not None:
+        raise bad_value(
+            param, f"Token id {wrong} is outside the vocabulary of {vocab_size} tokens."
+        )
+
+
 class GenerationBody(RequestBody):
     """Fields that chat and text completions share."""
 
@@ -224,3 +233,21 @@ class CompletionBody(GenerationBody):
         if isinstance(prompt[0], int):
             return [prompt]
         return prompt
+
+
+class TokenizeBody(RequestBody):
+    """Body of POST /tokenize; exactly one of `prompt` and `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool = Field(True, description="Add what begins a text (for `prompt`).")
+    add_generation_prompt: bool = Field(True, description="Begin the answer (for `messages`).")
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(RequestBody):
+    """Body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]

@@ -20,6 +20,7 @@ from ...compress.cache import GistCache, Method
 from .config import EngineConfig
 from .delivery import LoopMailboxes
 from .engine_core import EngineCore
+from .engine_info import EngineInfo, weight_bytes
 from .engine_stats import EngineStats
 from .errors import EngineDeadError, PromptTooLongError
 from .pinned import PinnedCache
@@ -67,6 +68,17 @@ class Engine:
         self.max_num_seqs = config.max_num_seqs
         """Most sequences that run at once; more wait."""
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
+        runner = self._core.runner
+        self.info = EngineInfo(
+            weight_bytes=weight_bytes(model),
+            kv_bytes_per_token=runner.bytes_per_slot,
+            block_size=runner.block_size,
+            num_blocks=runner.num_blocks,
+            max_model_len=runner.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+        )
         self._eos_token_ids = _eos_token_ids(model)
         self._consumers: dict[str, OnOutput] = {}
         self._futures: set[Future[Any]] = set()  # not done yet
