@@ -7,6 +7,7 @@ from ..continual.source import Source
 
 Method = Literal["minillm", "sft", "kd", "seqkd"]
 Template = Literal["plain", "instruction", "chat"]
+Scheduler = Literal["constant_with_warmup", "linear", "cosine"]
 
 _MAY_CHANGE_ON_RESUME = {
     "output_dir",
@@ -48,7 +49,9 @@ class MiniLLMConfig:
     other two stabilisers. A buffer of `rollouts` responses of up to `max_new_tokens` is learned
     `inner_epochs` times in minibatches of `minibatch`, over all processes; `max_steps` counts
     minibatches. Checkpoints and evaluations fall on the ends of buffers: after `save_steps` and
-    `eval_steps` or more.
+    `eval_steps` or more. The learning rate rises over `warmup` (a share of all steps below 1,
+    else a number of steps), then is constant or falls by `lr_scheduler`. With `lm_data` each step
+    also learns `minibatch` rows of it, `lm_weight` times their mean loss by token.
 
     `bf16` computes in bfloat16 with the student's weights in float32. `trainer` holds further
     settings of `transformers.TrainingArguments` for the fine-tuning by name.
@@ -90,6 +93,7 @@ class MiniLLMConfig:
     temperature: float = 1.0
     eval_steps: int = 200
 
+    lr_scheduler: Scheduler = "constant_with_warmup"
     warmup: float = 0.0
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0

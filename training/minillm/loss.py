@@ -49,6 +49,7 @@ class MiniLLMLoss(nn.Module):
         loss = scale * parts["rollout_loss"]
         if documents is not None:
             parts["lm_loss"] = self._document_loss(documents)
+            parts["lm_tokens"] = torch.tensor(documents[:, 1:].numel(), device=documents.device)
             loss = loss + document_scale * parts["lm_loss"]
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
@@ -79,6 +80,7 @@ class MiniLLMLoss(nn.Module):
             "sampled_loss": sampled,
             "reverse_kl": reverse_kl.sum(),
             "clipped": moved.sum(),
+            "rollout_tokens": mask.sum(),
         }
 
     def _document_loss(self, documents: Tensor) -> Tensor:
