@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .load.command import serve
+
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."
 )
@@ -13,6 +15,9 @@ app = typer.Typer(
 @app.callback()
 def bench() -> None:
     """Measure quality, speed and memory."""
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,13 +16,19 @@ from typing import Any
 import torch
 
 _PACKAGES = ("gistserve", "torch", "triton", "transformers", "numpy")
+# A list of numbers as indented JSON has it. No string of JSON holds a raw line break.
+_NUMBERS = re.compile(r"\[\n[^\[\]{}\"]*\]")
 
 
 def write_result(path: Path, figures: dict[str, Any]) -> None:
     """Write ``figures`` with command line, commit, versions, hardware and time as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"made_by": provenance()} | figures, indent=2) + "\n"
-    path.write_text(text, encoding="utf-8")
+    text = json.dumps({"made_by": provenance()} | figures, indent=2)
+    path.write_text(_NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def provenance() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Load against a running OpenAI-compatible server, and what its client sees."""
