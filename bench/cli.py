@@ -122,3 +122,34 @@ def pst(
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TASKS)}", param_hint="task")
     compare(data, bases, work, output, () if report else task or TASKS)
     typer.echo(f"written to {output}")
+
+
+@app.command("step-by-step")
+def step_by_step(
+    data: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder of cqa_train.jsonl, svamp_..."),
+    ],
+    base: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Model that every run begins with.")
+    ],
+    work: Annotated[Path, typer.Option(file_okay=False, help="Folder for the runs.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file for the figures.")] = Path(
+        "bench/results/step_by_step.json"
+    ),
+    task: Annotated[
+        list[str] | None, typer.Option(help="Run only this set; repeatable. Default: all.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Start no run; only gather those that are done.")
+    ] = False,
+) -> None:
+    """Compare step-by-step with plain training on labels; goes on where it was."""
+    from .step_by_step import compare
+    from .step_by_step_plan import TASKS
+
+    unknown = sorted(set(task or ()) - set(TASKS))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TASKS)}", param_hint="task")
+    compare(data, base, work, output, () if report else task or TASKS)
+    typer.echo(f"written to {output}")

@@ -75,6 +75,97 @@ def pst(
     typer.echo(f"Wrote {folder}")
 
 
+@app.command("step-by-step")
+def step_by_step(
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
+    ] = False,
+) -> None:
+    """Train a small model on labels and, as a second task, a teacher's rationales."""
+    from .config import ConfigError
+    from .records import DataError
+    from .step_by_step import train_step_by_step
+
+    try:
+        folder = train_step_by_step(config, resume=resume)
+    except (ConfigError, DataError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"Wrote {folder}")
+
+
+@app.command()
+def continual(
+    config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the stage from its newest checkpoint.")
+    ] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="Begin a new stage with the weights of this model or earlier stage."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print what it costs, against from scratch.")
+    ] = False,
+    parameters: Annotated[
+        str | None, typer.Option(help="With --plan: size of the model, as in 405M.")
+    ] = None,
+    old_tokens: Annotated[
+        str | None, typer.Option(help="With --plan: tokens it was trained on, as in 300B.")
+    ] = None,
+    new_tokens: Annotated[
+        str | None, typer.Option(help="With --plan: tokens that are new.")
+    ] = None,
+    replay: Annotated[
+        float | None, typer.Option(help="With --plan: share of replayed old tokens, as in 0.05.")
+    ] = None,
+    flops_per_second: Annotated[
+        str | None, typer.Option(help="With --plan: what the machines reach, as in 200T.")
+    ] = None,
+) -> None:
+    """Update a language model with new text, or train one from scratch."""
+    from .config import ConfigError
+
+    try:
+        if plan:
+            from .continual.plan_command import PlanRequest, print_plan
+
+            counts = (parameters, old_tokens, new_tokens)
+            print_plan(PlanRequest(config, *counts, replay, flops_per_second))
+            return
+        if config is None:
+            raise ConfigError("give --config with a YAML file, or --plan")
+        _train_continual(config, resume, start_from)
+    except ConfigError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _train_continual(config: Path, resume: bool, start_from: str | None) -> None:
+    from .config import ConfigError
+    from .continual import train_continual
+    from .continual.source import SourceError
+    from .continual.tokens import TokenStoreError
+    from .continual.trainer import TrainingError
+
+    try:
+        folder = train_continual(config, resume=resume, start_from=start_from)
+    except (SourceError, TokenStoreError, TrainingError) as error:
+        raise ConfigError(str(error)) from error
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes tells it
+    typer.echo(f"Wrote {folder}")
+    typer.echo(
+        "The weights are new: gist adapters and compressed prompts of other weights do not fit "
+        "them. Train the adapter again on this model: gistserve train gist"
+    )
+
+
 @app.command()
 def continual(
     config: Annotated[
