@@ -17,6 +17,8 @@ student has not moved since it was sampled, and vanishes where the ratio has mov
 Rewards and weights are those of the sampling student, and constants.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def importance_weights(student: Tensor, teacher: Tensor, alpha: float) -> Tensor
     """
     if alpha == 0:
         return torch.ones_like(student)
-    return 1 / ((1 - alpha) + alpha * (teacher - student).exp())
+    return 1 / ((1 - alpha) + (teacher - student + math.log(alpha)).exp())
 
 
 def following_rewards(rewards: Tensor, mask: Tensor, *, normalise: bool) -> Tensor:
