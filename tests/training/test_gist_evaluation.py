@@ -7,8 +7,9 @@ import pytest
 import torch
 from gistserve.compress.adapter import GistAdapter
 from gistserve.compress.config import GistConfig
+from gistserve.training.end_tokens import end_tokens
 from gistserve.training.gist.batch import GistExample, Turn
-from gistserve.training.gist.evaluation import ARMS, ArmCaches, end_tokens, evaluate_gist
+from gistserve.training.gist.evaluation import ARMS, ArmCaches, evaluate_gist
 from gistserve.training.gist.forward import PromptCaches
 from gistserve.training.gist.generation import greedy_decode
 from gistserve.training.metrics import exact_match, rouge_l

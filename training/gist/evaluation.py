@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.adapter import GistAdapter
 from ...compress.compressor import GistCompressor
+from ..end_tokens import end_tokens
 from ..metrics import exact_match, rouge_l
 from .batch import IGNORED, GistBatch, GistExample, collate, to_device
 from .forward import PromptCaches, answer_logits, full_prompt
@@ -98,13 +99,6 @@ def evaluate_gist(
             _free_running(model, caches, chunk, batch, free, max_new_tokens, stops)
     model.train(was_training)
     return {arm: forced[arm].summary() | (free[arm].summary() if generate else {}) for arm in arms}
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that end an answer, by the tokenizer and the model's generation settings."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return {token for token in [*ids, tokenizer.eos_token_id] if token is not None}
 
 
 class _Forced:
