@@ -44,6 +44,12 @@ app.command("demo")(demo.demo)
 app.add_typer(compress.app, name="compress")
 
 
+def _engine_generate(model: Any) -> Any:
+    from .engine.engine_generate import engine_generate
+
+    return engine_generate(model)
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"gistserve {__version__}")
@@ -52,12 +58,15 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Serve language models with prompts compressed into a few cached gist tokens."""
+    # The trainers' commands may let the engine write texts, which they do not know by themselves.
+    context.obj = _engine_generate
 
 
 def main() -> None:

@@ -167,6 +167,32 @@ def _train_continual(config: Path, resume: bool, start_from: str | None) -> None
 
 
 @app.command()
+def annotate(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
+    ],
+) -> None:
+    """Have a large model explain and label records, for distilling step-by-step.
+
+    The same command again goes on where it was interrupted.
+    """
+    from .config import ConfigError
+    from .records import DataError
+    from .step_by_step.annotation import AnnotationError
+    from .step_by_step.annotation import annotate as run
+
+    try:
+        outcome = run(config, make_generate=context.obj)
+    except (AnnotationError, ConfigError, DataError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"Wrote {outcome.output}: {outcome.num_annotated} records")
+    if outcome.unparsable is not None:
+        typer.echo(f"Could not read {outcome.num_unparsable} answers: {outcome.unparsable}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model.")],
     stage: Annotated[Stage, typer.Option(help="Which part of the recipe to run.")] = Stage.all,
