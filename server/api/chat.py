@@ -39,8 +39,9 @@ async def create_chat_completion(
     entry, prompt = await prepare_chat(context, desk, entry, messages, owner)
     check_fits(desk.model, prompt, body.token_limit, "messages")
     sampling = body.engine_sampling(body.token_limit, body.logprobs_wanted)
+    settings = body.answer_settings(sampling, await desk.grammar_of(body.response_format))
     meter = desk.meter_request(arrival_of(request))
-    generation = context.start(desk, [prompt], sampling, body.stop_strings, body.n, entry, meter)
+    generation = context.start(desk, [prompt], settings, entry, meter)
     return await ChatReply(desk, generation, entry, bool(body.logprobs)).send(request, body)
 
 
@@ -58,13 +59,6 @@ def _refuse_unsupported(body: ChatBody) -> None:
         raise bad_value("top_logprobs", "top_logprobs needs logprobs to be true.")
     if extra.get("tools") and extra.get("tool_choice") != "none":
         raise bad_value("tools", "Tools are not supported.", "unsupported_parameter")
-    response_format = extra.get("response_format")
-    if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
-        raise bad_value(
-            "response_format",
-            'Only response_format {"type": "text"} is supported.',
-            "unsupported_parameter",
-        )
 
 
 class ChatReply(Reply):

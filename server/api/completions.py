@@ -47,8 +47,9 @@ async def create_completion(
         check_fits(desk.model, prompt, body.max_tokens, "prompt")
     want_prompt = body.logprobs if body.echo else None
     sampling = body.engine_sampling(_token_limit(desk, body, prompts), body.logprobs, want_prompt)
+    settings = body.answer_settings(sampling, await desk.grammar_of(body.response_format))
     meter = desk.meter_request(arrival_of(request))
-    generation = context.start(desk, prompts, sampling, body.stop_strings, body.n, entry, meter)
+    generation = context.start(desk, prompts, settings, entry, meter)
     reply = CompletionReply(
         desk,
         generation,

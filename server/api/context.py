@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
-from ..engine.request import SamplingParams
+from ..engine.grammar import Grammar
 from .admission import Admission
 from .authentication import request_owner
 from .errors import bad_value, shutting_down
-from .generation import Generation, PreparedPrompt, plan_generation
+from .generation import AnswerSettings, Generation, PreparedPrompt, plan_generation
+from .grammars import Grammars
 from .logprobs import TokenTexts
 from .prompt_entry import PromptEntry
 from .prompt_registry import PromptRegistry
 from .rendering import Renderer
 from .request_meter import Latencies, ModelMeter, RequestMeter
+from .schemas import ResponseFormat
 from .served_models import ServedModel, ServedModels
 from .settings import ServerSettings
 
@@ -29,6 +31,7 @@ class ModelDesk:
     admission: Admission
     token_texts: TokenTexts
     meter: ModelMeter
+    grammars: Grammars
 
     @classmethod
     def open(
@@ -41,7 +44,15 @@ class ModelDesk:
             admission=Admission(limit, settings.retry_after_seconds),
             token_texts=TokenTexts(model.tokenizer),
             meter=ModelMeter(model.name, latencies),
+            grammars=Grammars(model),
         )
+
+    async def grammar_of(self, response_format: ResponseFormat | None) -> Grammar | None:
+        """What keeps an answer to this format. Raises ApiError (400) for a schema that cannot."""
+        schema = response_format.schema_wanted if response_format else None
+        if schema is None:
+            return None
+        return await self.grammars.json_schema(schema, "response_format")
 
     def meter_request(self, arrived: float) -> RequestMeter:
         """A meter for a request that arrived at this `time.perf_counter()`."""
@@ -99,13 +110,11 @@ class ApiContext:
         self,
         desk: ModelDesk,
         prompts: Sequence[PreparedPrompt],
-        sampling: SamplingParams,
-        stops: Sequence[str],
-        n: int | None,
+        settings: AnswerSettings,
         entry: PromptEntry | None,
         meter: RequestMeter,
     ) -> Generation:
-        """Starts n choices for each prompt and counts the registered prompt's use.
+        """Starts the choices of each prompt and counts the registered prompt's use.
 
         No other task runs between the check of the registered prompt and the submission, so a
         prompt deleted meanwhile is never used.
@@ -113,9 +122,7 @@ class ApiContext:
         self.check_open()
         if entry is not None:
             entry.check_usable()
-        generation = plan_generation(
-            desk.model, prompts, sampling, stops, n or 1, desk.admission, meter
-        )
+        generation = plan_generation(desk.model, prompts, settings, desk.admission, meter)
         generation.start()
         if entry is not None:
             self.prompts.note_use(entry, len(prompts))

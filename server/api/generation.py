@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..engine.errors import CacheFullError
+from ..engine.grammar import Grammar
 from ..engine.pinned import PinnedCache
 from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogprob
 from .admission import Admission
@@ -45,6 +46,16 @@ class PreparedPrompt:
     @property
     def gist_slots(self) -> int:
         return self.pinned.num_gist_slots if self.pinned else 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """How each of the n choices of a prompt is drawn, what it must look like, where it ends."""
+
+    sampling: SamplingParams
+    stops: Sequence[str] = ()
+    n: int = 1
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +197,7 @@ class Generation:
 def plan_generation(
     model: ServedModel,
     prompts: Sequence[PreparedPrompt],
-    sampling: SamplingParams,
-    stops: Sequence[str],
-    n: int,
+    settings: AnswerSettings,
     admission: Admission,
     meter: RequestMeter,
 ) -> Generation:
@@ -197,17 +206,24 @@ def plan_generation(
     With a seed, choice i of a prompt draws with seed + i, so that choices differ.
     """
     choices: list[Choice] = []
+    sampling = settings.sampling
     for prompt in prompts:
-        for i in range(n):
+        for i in range(settings.n):
             params = replace(sampling, seed=_choice_seed(sampling.seed, i))
             context = prompt.token_ids[-_TEXT_CONTEXT:] if prompt.continues_text else ()
             choices.append(
                 Choice(
                     index=len(choices),
                     prompt=prompt,
-                    request=Request(uuid.uuid4().hex, prompt.token_ids, params, prompt.pinned),
+                    request=Request(
+                        uuid.uuid4().hex,
+                        prompt.token_ids,
+                        params,
+                        prompt.pinned,
+                        settings.grammar,
+                    ),
                     detokenizer=IncrementalDetokenizer(model.tokenizer, context),
-                    scanner=StopStringScanner(stops),
+                    scanner=StopStringScanner(settings.stops),
                 )
             )
     return Generation(model, choices, admission, meter)

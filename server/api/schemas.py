@@ -6,18 +6,23 @@ not checked twice.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..engine.grammar import Grammar
 from ..engine.request import SamplingParams, SamplingParamsError
 from .errors import bad_value
+from .generation import AnswerSettings
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_STOP_STRINGS = 32
 MAX_LOGPROBS = 20
 DEFAULT_COMPLETION_TOKENS = 16
+
+ANY_OBJECT = {"type": "object"}
+"""The schema of `response_format` {"type": "json_object"}."""
 
 # JSON has no such numbers, but Python's reader takes them.
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -61,6 +66,35 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> No
         )
 
 
+class JsonSchemaFormat(RequestBody):
+    """A schema that the answer follows, with or without `strict`."""
+
+    name: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(RequestBody):
+    """What the answer is written in."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The JSON schema of the answer; None for any text."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return ANY_OBJECT
+        if self.json_schema is None:
+            raise bad_value(
+                "response_format", 'response_format of type "json_schema" needs json_schema.'
+            )
+        given = self.json_schema.json_schema
+        return ANY_OBJECT if given is None else given
+
+
 class GenerationBody(RequestBody):
     """Fields that chat and text completions share."""
 
@@ -84,6 +118,9 @@ class GenerationBody(RequestBody):
     repetition_penalty: Number | None = None
     logit_bias: dict[str, Number] | None = None
     stream: bool | None = None
+    response_format: ResponseFormat | None = Field(
+        None, description="Keeps the answer to JSON, or to JSON of a schema."
+    )
     stream_options: StreamOptions | None = None
     user: str | None = None
 
@@ -117,6 +154,9 @@ class GenerationBody(RequestBody):
     @property
     def continuous_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def answer_settings(self, sampling: SamplingParams, grammar: Grammar | None) -> AnswerSettings:
+        return AnswerSettings(sampling, self.stop_strings, self.n or 1, grammar)
 
     def engine_sampling(
         self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None

@@ -79,7 +79,8 @@ class Engine:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
         )
-        self._eos_token_ids = _eos_token_ids(model)
+        self.end_token_ids = _end_token_ids(model)
+        """Tokens that end a text."""
         self._consumers: dict[str, OnOutput] = {}
         self._futures: set[Future[Any]] = set()  # not done yet
         self._mailboxes = LoopMailboxes()
@@ -253,7 +254,7 @@ class Engine:
         start = request.pinned.next_position if request.pinned else 0
         wanted = sampling.max_tokens
         room = self._check_length(start + len(request.token_ids), 0 if wanted == 0 else 1)
-        return Sequence(request, room if wanted is None else min(wanted, room), self._eos_token_ids)
+        return Sequence(request, room if wanted is None else min(wanted, room), self.end_token_ids)
 
     def _check_vocabulary(self, token_ids: SequenceOf[int]) -> None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
@@ -352,7 +353,7 @@ def _guard(future: Future[Any], command: Callable[[], None]) -> None:
         future.set_exception(error)
 
 
-def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
+def _end_token_ids(model: PreTrainedModel) -> frozenset[int]:
     """The tokens that end a text, as the model's generation settings name them."""
     settings = model.generation_config or model.config
     ids = getattr(settings, "eos_token_id", None)

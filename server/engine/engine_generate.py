@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 from collections.abc import Callable, Iterator
@@ -52,20 +53,23 @@ def engine_generate(
         yield None
         return
     engine.start()
+    calls = itertools.count()
     try:
-        yield lambda prompts, drawing: _generate(engine, prompts, drawing)
+        yield lambda prompts, drawing: _generate(engine, str(next(calls)), prompts, drawing)
     finally:
         engine.shutdown()
 
 
-def _generate(engine: Engine, prompts: list[list[int]], drawing: Drawing) -> list[list[int]]:
+def _generate(
+    engine: Engine, call: str, prompts: list[list[int]], drawing: Drawing
+) -> list[list[int]]:
     outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
-    written: dict[str, list[int]] = {str(row): [] for row in range(len(prompts))}
+    written: dict[str, list[int]] = {f"{call}-{row}": [] for row in range(len(prompts))}
     running = set[str]()
     try:
-        for row, prompt in enumerate(prompts):
-            engine.submit(Request(str(row), prompt, _sampling(drawing, row)), outputs.put)
-            running.add(str(row))
+        for row, (request_id, prompt) in enumerate(zip(written, prompts, strict=True)):
+            engine.submit(Request(request_id, prompt, _sampling(drawing, row)), outputs.put)
+            running.add(request_id)
         while running:
             output = outputs.get()
             written[output.request_id] += output.new_token_ids

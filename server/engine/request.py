@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .grammar import Grammar
 from .pinned import PinnedCache
 from .sampling_params import SamplingParams, SamplingParamsError
 
@@ -37,6 +38,9 @@ class Request:
     """The prompt's tokens after the pinned cache; at least one."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     pinned: PinnedCache | None = None
+    grammar: Grammar | None = None
+    """What the output must look like. The request ends where nothing can follow, even with
+    ``ignore_eos``; ``min_tokens`` does not apply."""
 
     def __post_init__(self) -> None:
         if not self.request_id:

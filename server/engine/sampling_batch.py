@@ -15,6 +15,7 @@ from .request import TokenLogprob
 from .sampling_filter import SamplingFilter
 from .sequence import Sequence
 from .token_counts import TokenCounts
+from .token_mask import TokenMask
 from .transfer import Array, upload
 
 
@@ -36,16 +37,21 @@ class SamplingBatch:
         waiting = [
             (row, sequence, sorted(sequence.stop_token_ids))
             for row, sequence in enumerate(sequences)
-            if params[row].min_tokens > sequence.num_output_tokens and sequence.stop_token_ids
+            if params[row].min_tokens > sequence.num_output_tokens
+            and sequence.stop_token_ids
+            and sequence.constraint is None
         ]
         self.seeded = [i for i, row in enumerate(random) if params[row].seed is not None]
         """Which of the random rows have a generator of their own."""
         self.seeded_sequences = [sequences[random[i]] for i in self.seeded]
         self.num_random = len(random)
+        self.mask = TokenMask.build(self.sequences, device)
+        """Of the rows with a grammar."""
         self.takes_best = not (random or logprob_rows or bias or waiting) and not any(
             p.has_penalties for p in params
         )
-        """Whether each row's most likely token is all that is wanted."""
+        """Whether each row's most likely token is all that is wanted, by its grammar if it has
+        one."""
         if self.takes_best:
             return
         bias_rows, bias_columns, bias_values = zip(*bias, strict=True) if bias else ((), (), ())
@@ -70,9 +76,10 @@ class SamplingBatch:
         self._waiting = [(row, s, part) for (row, s, _), part in zip(waiting, parts, strict=True)]
 
     def adjust(self, logits: Tensor) -> Tensor:
-        """[R, V] logits after penalties, bias and minimum length; the argument if none apply."""
+        """[R, V] logits after penalties, bias, minimum length and grammars; the argument if none
+        apply."""
         rows, columns, values = self._bias
-        if self.counts is None and not len(rows) and not self._waiting:
+        if self.counts is None and not len(rows) and not self._waiting and self.mask is None:
             return logits
         logits = logits.clone()
         if self.counts is not None:
@@ -82,6 +89,8 @@ class SamplingBatch:
         for row, sequence, stop_ids in self._waiting:
             if sequence.num_output_tokens < sequence.request.sampling.min_tokens:
                 logits[row].index_fill_(0, stop_ids, -math.inf)
+        if self.mask is not None:
+            self.mask.apply(logits)
         return logits
 
     def logprob_columns(self, logits: Tensor, token_ids: Tensor) -> list[Tensor]:

@@ -330,11 +330,13 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, token_id: int) -> None:
         if token_id == INVALID_TOKEN:
-            self._finish(sequence, "error", "the model's logits are not finite")
+            self._finish(sequence, "error", _why_no_token(sequence))
             return
         sequence.token_ids.append(token_id)
         if token_id in sequence.stop_token_ids:
             sequence.stop_token_id = token_id
+            self._finish(sequence, "stop")
+        elif _completes(sequence, token_id):
             self._finish(sequence, "stop")
         elif sequence.num_output_tokens >= sequence.max_output_tokens:
             self._finish(sequence, "length")
@@ -383,3 +385,18 @@ def _share(sequence: Sequence, num_new: int) -> ScheduledSequence:
     samples = start + num_new == len(sequence.token_ids) and sequence.max_output_tokens > 0
     num_logits = num_new if sequence.wants_prompt_logprobs else int(samples)
     return ScheduledSequence(sequence, start, num_new, num_logits, samples)
+
+
+def _completes(sequence: Sequence, token_id: int) -> bool:
+    """Whether the sequence has a grammar, and nothing can follow this token."""
+    constraint = sequence.constraint
+    if constraint is None:
+        return False
+    constraint.accept(token_id)
+    return constraint.is_complete and constraint.error is None
+
+
+def _why_no_token(sequence: Sequence) -> str:
+    if sequence.constraint is not None and sequence.constraint.error:
+        return f"the grammar became too complex: {sequence.constraint.error}"
+    return "the model's logits are not finite"

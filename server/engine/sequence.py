@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .block_pool import ROOT_HASH, hash_block
+from .grammar import TokenConstraint
 from .request import FinishReason, Request, TokenLogprob
 
 
@@ -18,6 +19,7 @@ class Sequence:
     __slots__ = (
         "block_hashes",
         "block_ids",
+        "constraint",
         "error",
         "finish_reason",
         "max_output_tokens",
@@ -65,6 +67,10 @@ class Sequence:
         self.row = -1
         """Row of the scheduler's block table while running."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
+        self.constraint: TokenConstraint | None = (
+            request.grammar.begin() if request.grammar else None
+        )
+        """What may follow the output so far; a preemption leaves it as it is."""
         self.uniforms: Iterator[float] | None = None
         """The sampler's: random numbers of a request with a seed."""
         self.finish_reason: FinishReason | None = None

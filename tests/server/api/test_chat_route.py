@@ -228,7 +228,6 @@ async def test_the_model_field_chooses(site: Site) -> None:
         ({"stream": "yes"}, 400, "stream"),
         ({"stream_options": {"include_usage": "yes"}}, 400, "stream_options.include_usage"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
     ],
 )
 async def test_bad_values_are_named(
