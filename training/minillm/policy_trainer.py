@@ -118,6 +118,8 @@ class MiniLLMTrainer:
         [optimizer] = make_optimizers(
             student, "adamw", weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate
         self._loss, self._optimizer = self._accelerator.prepare(
             MiniLLMLoss(self._pair, settings), optimizer
         )
