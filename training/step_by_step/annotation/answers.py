@@ -103,12 +103,12 @@ class AnswerFile:
         with open(self._descriptor, "rb", closefd=False) as file:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        os.ftruncate(self._descriptor, len(whole))
         lines = whole.split(b"\n")[:-1]
-        if not lines:
+        if lines:
+            self._check_settings(self._row(lines[0], 1).get("settings"), settings, len(lines) > 1)
+        os.ftruncate(self._descriptor, len(whole) if len(lines) > 1 else 0)
+        if len(lines) <= 1:
             self._append({"settings": settings})
-            return
-        self._check_settings(self._row(lines[0], 1).get("settings"), settings)
         for number, line in enumerate(lines[1:], start=2):
             self._take(self._row(line, number), f"{self._path}:{number}")
 
@@ -121,13 +121,13 @@ class AnswerFile:
             raise DataError(f"{self._path}:{number} is broken: delete that line to ask it again")
         return row
 
-    def _check_settings(self, ours: Any, settings: dict[str, Any]) -> None:
+    def _check_settings(self, ours: Any, settings: dict[str, Any], answered: bool) -> None:
         if not isinstance(ours, dict):
             raise ConfigError(f"{self._path} is no file of answers; choose another output")
         differing = sorted(
             name for name in ours.keys() | settings.keys() if ours.get(name) != settings.get(name)
         )
-        if differing:
+        if differing and answered:
             raise ConfigError(
                 f"the answers in {self._path} were given under other settings: "
                 f"{', '.join(differing)}; restore them, or choose another output"

@@ -58,6 +58,15 @@ def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
         assert len(answers) == 2
 
 
+def test_settings_may_change_as_long_as_nothing_is_answered(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with AnswerFile(path, {"model": "other"}, INPUTS):
+        pass
+    write(path)
+    write(tmp_path / "b.jsonl")
+    assert path.read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"index": "1"}', '{"index": 1, "input": "b"}'])
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
