@@ -29,7 +29,7 @@ def checkpoint_to_resume(config: RunConfig, output: Path, resume: bool) -> str |
     overwrite a run or mix two.
     """
     folder = output / CHECKPOINTS
-    last = _newest_whole(folder)
+    last = newest_checkpoint(output)
     if not resume:
         if last is not None:
             raise ConfigError(
@@ -39,16 +39,24 @@ def checkpoint_to_resume(config: RunConfig, output: Path, resume: bool) -> str |
         return None
     if last is None:
         raise ConfigError(f"there is no checkpoint under {folder} to resume from")
+    check_same_settings(config, output)
+    return last
+
+
+def check_same_settings(config: RunConfig, output: Path) -> None:
+    """Raise ConfigError unless `config` is what the run under `output` was started with."""
+    folder = output / CHECKPOINTS
     differing = config.differences(json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8")))
     if differing:
         raise ConfigError(
             f"the run under {folder} was started with other settings: {', '.join(differing)}; "
             "restore them, or begin a new run in another output_dir"
         )
-    return last
 
 
-def _newest_whole(folder: Path) -> str | None:
+def newest_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint under `output` that is whole, None where there is none."""
+    folder = output / CHECKPOINTS
     numbered = {
         int(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): path
         for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")

@@ -98,6 +98,29 @@ def step_by_step(
 
 
 @app.command()
+def minillm(
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run where it stopped.")
+    ] = False,
+) -> None:
+    """Distil a large model into a small one (MiniLLM), or by a baseline's way."""
+    from ..compress.errors import SparsityError
+    from .config import ConfigError
+    from .minillm import train_minillm
+    from .records import DataError
+
+    try:
+        folder = train_minillm(config, resume=resume)
+    except (ConfigError, DataError, SparsityError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"Wrote {folder}")
+
+
+@app.command()
 def continual(
     config: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")

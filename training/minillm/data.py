@@ -63,7 +63,7 @@ def read_pairs(place: str, config: MiniLLMConfig, template: PromptTemplate) -> l
     return pairs
 
 
-def split_prompts(pairs: Sequence[Pair]) -> list[list[int]]:
+def distinct_prompts(pairs: Sequence[Pair]) -> list[list[int]]:
     """The prompts' token ids, each once, in the order of their first pair."""
     return list(map(list, dict.fromkeys(tuple(pair.prompt_ids) for pair in pairs)))
 

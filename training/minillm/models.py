@@ -58,12 +58,14 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     The vocabularies of the models may differ by rows that no token has.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
-    differing = [token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)]
+    differing = [
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    ]
     if differing:
         token = min(differing)
         raise ConfigError(
             f"student and teacher need one tokenizer, but theirs differ in {len(differing)} of "
-            f"{len(ours.keys() | theirs.keys())} tokens: {token!r} is number {ours.get(token)} for "
+            f"{len(tokens)} tokens: {token!r} is number {ours.get(token)} for "
             f"the student and {theirs.get(token)} for the teacher; choose a student of the "
             "teacher's family, or method seqkd's responses as data of method sft"
         )
@@ -98,7 +100,9 @@ def _load_tokenizer(name: str, field: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{field}: the tokenizer of {name!r} cannot be loaded: {error}") from error
+        raise ConfigError(
+            f"{field}: the tokenizer of {name!r} cannot be loaded: {error}"
+        ) from error
     return tokenizer
 
 
