@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .load.command import serve
+from .models.command import models
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."
@@ -18,6 +19,7 @@ def bench() -> None:
 
 
 app.command()(serve)
+app.command()(models)
 
 
 @app.command()
@@ -152,4 +154,44 @@ def step_by_step(
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TASKS)}", param_hint="task")
     compare(data, base, work, output, () if report else task or TASKS)
+    typer.echo(f"written to {output}")
+
+
+@app.command()
+def distillation(
+    stories: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="TinyStories' train.jsonl, valid.jsonl."),
+    ],
+    model: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="What the teacher is made of.")
+    ],
+    work: Annotated[Path, typer.Option(file_okay=False, help="Folder for data and models.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file for the figures.")] = Path(
+        "bench/results/distillation.json"
+    ),
+    size: Annotated[
+        list[str] | None, typer.Option(help="Only students of this size; repeatable.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only runs of this seed; repeatable.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Start no run; only gather those that are done.")
+    ] = False,
+) -> None:
+    """Compare MiniLLM with SFT, KD and SeqKD on one teacher; goes on where it was."""
+    from .distillation import compare
+    from .distillation_plan import SEEDS, planned_runs
+    from .distillation_report import print_report
+
+    unknown = sorted(set(size or ()) - set(SEEDS))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(SEEDS)}", param_hint="size")
+    chosen = [
+        run
+        for run in planned_runs()
+        if not report and (not size or run.size in size) and (not seed or run.seed in seed)
+    ]
+    print_report(compare(stories, model, work, output, chosen))
     typer.echo(f"written to {output}")
