@@ -1,20 +1,11 @@
 """A trained sparse model behind the server: the trainer's answers, in the bytes of the format."""
 
-import asyncio
 import json
 from pathlib import Path
 
-import httpx
 import pytest
 from gistserve.compress import weights_hash as weights_module
-from gistserve.compress.fingerprint import model_fingerprint
 from gistserve.compress.sparse import sparse_modules
-from gistserve.compress.store import GistStore
-from gistserve.server.api.application import create_app
-from gistserve.server.api.served_models import ServedModel, ServedModels
-from gistserve.server.api.settings import ServerSettings
-from gistserve.server.engine.config import EngineConfig
-from gistserve.server.engine.engine import Engine
 from gistserve.server.engine.loader import load_model
 from gistserve.training.pst import train_pst
 from gistserve.training.pst.data import read_data_texts
@@ -22,6 +13,7 @@ from gistserve.training.pst.evaluation import score_texts
 from gistserve.training.text_ids import PROMPT
 from safetensors.torch import load_file
 
+from ..over_http import completions
 from .tiny_models import save_model, settings
 
 pytest.importorskip("accelerate")
@@ -47,43 +39,13 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_module, "user_cache_path", lambda _: tmp_path / "cache")
 
 
-async def ask(site: httpx.AsyncClient, source: str) -> str:
-    body = {
-        "model": "weather",
-        "prompt": PROMPT.format(source),
-        "temperature": 0,
-        "max_tokens": 24,
-    }
-    response = await site.post("/v1/completions", json=body)
-    assert response.status_code == 200, response.text
-    text: str = response.json()["choices"][0]["text"]
-    return text.strip()
-
-
-async def answers_over_http(folder: Path, store: Path, sources: list[str]) -> list[str]:
-    model, tokenizer = load_model(folder, device="cpu")
-    assert len(sparse_modules(model)) == 14
-    fingerprint = model_fingerprint(model, tokenizer, source=folder)
-    engine = Engine(model, EngineConfig(max_model_len=128, num_blocks=128), fingerprint=fingerprint)
-    engine.start()
-    try:
-        served = ServedModel("weather", engine, tokenizer, fingerprint, engine.max_model_len)
-        with GistStore(store) as prompts:
-            app = create_app(ServedModels([served]), prompts, ServerSettings())
-            transport = httpx.ASGITransport(app)
-            async with (
-                app.router.lifespan_context(app),
-                httpx.AsyncClient(transport=transport, base_url="http://test") as site,
-            ):
-                return list(await asyncio.gather(*(ask(site, source) for source in sources)))
-    finally:
-        engine.shutdown()
-
-
 def test_it_answers_as_the_trainer_measured(trained: Path, tmp_path: Path) -> None:
     texts = read_data_texts(TEST)
     sources = [text.source for text in texts]
-    answers = asyncio.run(answers_over_http(trained, tmp_path / "store", sources))
+    model, _ = load_model(trained, device="cpu")
+    assert len(sparse_modules(model)) == 14
+    prompts = [PROMPT.format(source) for source in sources]
+    answers = completions(trained, tmp_path / "store", prompts, max_tokens=24)
     measured = json.loads((trained.parent / "results.json").read_text())["measures"]["test"]
     assert score_texts(answers, texts) == pytest.approx(measured)
     assert len(set(answers)) > 10  # not one answer for all

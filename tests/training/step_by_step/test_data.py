@@ -1,6 +1,7 @@
 """Reading records, choosing a part of them, and the texts that each method learns."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_errors_name_the_line(record: Any, message: str, tmp_path: Path) -> None
 
 def test_a_set_to_measure_on_needs_references(tmp_path: Path) -> None:
     items = [Annotated("q", "a", None, None), Annotated("q", None, None, "r")]
-    with pytest.raises(DataError, match="dev.jsonl: 1 of 2 records have neither"):
+    with pytest.raises(DataError, match=r"dev\.jsonl: 1 of 2 records have neither"):
         check_references(items, "dev.jsonl")
     with pytest.raises(DataError, match="holds no example"):
         read_annotated(write(tmp_path / "empty.jsonl"), Fields())
@@ -86,7 +87,7 @@ def test_smaller_parts_lie_within_larger_ones(
     for fraction, part in zip(sorted(fractions), parts, strict=True):
         assert len(part) == max(1, round(fraction * count))
         assert part == sorted(set(part))
-    for smaller, larger in zip(parts, parts[1:], strict=False):
+    for smaller, larger in pairwise(parts):
         assert set(smaller) <= set(larger)
     assert nested_subset(items, 1.0, seed) == items
 
@@ -98,6 +99,8 @@ def test_another_seed_chooses_others() -> None:
 
 
 FULL = Annotated("q", "gold", "said", "because")
+BARE = Annotated("q", "a", None, None)
+UNSURE = Annotated("q", "a", None, "r")
 
 
 @pytest.mark.parametrize(
@@ -112,10 +115,10 @@ FULL = Annotated("q", "gold", "said", "because")
             "teacher",
             [(LABEL, "[label] q", "said"), (RATIONALE, "[rationale] q", "because")],
         ),
-        (Annotated("q", "a", None, None), "step_by_step", "gold", [(LABEL, "[label] q", "a")]),
-        (Annotated("q", "a", None, None), "single_task", "gold", [(LABEL, "q", "So the answer is a")]),
-        (Annotated("q", "a", None, "r"), "step_by_step", "teacher", [(RATIONALE, "[rationale] q", "r")]),
-        (Annotated("q", "a", None, "r"), "single_task", "teacher", []),
+        (BARE, "step_by_step", "gold", [(LABEL, "[label] q", "a")]),
+        (BARE, "single_task", "gold", [(LABEL, "q", "So the answer is a")]),
+        (UNSURE, "step_by_step", "teacher", [(RATIONALE, "[rationale] q", "r")]),
+        (UNSURE, "single_task", "teacher", []),
     ],
 )  # fmt: skip
 def test_what_is_learned(item: Annotated, method: Method, labels: Any, expected: Any) -> None:

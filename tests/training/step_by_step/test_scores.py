@@ -24,9 +24,7 @@ def test_choices_are_those_of_the_input() -> None:
 def test_equations_count_by_value_and_by_spelling() -> None:
     answers = ["(8 / 2)", "2 + 2", "( 8.0 / 2.0 ) * 2", "eight", "", None, "4 / 0"]
     scores = score_answers(answers, ["( 8.0 / 2.0 )"] * 7, [""] * 7, "equation")
-    assert scores == pytest.approx(
-        {"accuracy": 2 / 7, "exact_match": 1 / 7, "unreadable": 1 / 7}
-    )
+    assert scores == pytest.approx({"accuracy": 2 / 7, "exact_match": 1 / 7, "unreadable": 1 / 7})
 
 
 def test_what_cannot_be_read_is_never_right() -> None:
