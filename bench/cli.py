@@ -142,18 +142,22 @@ def step_by_step(
     task: Annotated[
         list[str] | None, typer.Option(help="Run only this set; repeatable. Default: all.")
     ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Run only this seed; repeatable. Default: all."),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Start no run; only gather those that are done.")
     ] = False,
 ) -> None:
     """Compare step-by-step with plain training on labels; goes on where it was."""
     from .step_by_step import compare
-    from .step_by_step_plan import TASKS
+    from .step_by_step_plan import SEEDS, TASKS
 
     unknown = sorted(set(task or ()) - set(TASKS))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TASKS)}", param_hint="task")
-    compare(data, base, work, output, () if report else task or TASKS)
+    compare(data, base, work, output, () if report else task or TASKS, seed or SEEDS)
     typer.echo(f"written to {output}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..training.step_by_step import train_step_by_step
 from .results import write_result
-from .step_by_step_plan import Run, planned_runs
+from .step_by_step_plan import SEEDS, Run, planned_runs
 from .step_by_step_report import against_fine_tuning, plot_report, print_report, summarise
 
 logger = logging.getLogger(__name__)
@@ -18,15 +18,22 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-def compare(data: Path, base: Path, work: Path, output: Path, tasks: Sequence[str]) -> None:
-    """Do the planned runs of `tasks` that are missing; write all figures after each of them.
+def compare(
+    data: Path,
+    base: Path,
+    work: Path,
+    output: Path,
+    tasks: Sequence[str],
+    seeds: Sequence[int] = SEEDS,
+) -> None:
+    """Do the planned runs of `tasks` and `seeds` that are missing; write all figures after each.
 
     data: folder with cqa_train.jsonl, ...; base: the model that every run begins with; work: for
     the runs; output: the JSON file, beside which the picture is put under the same name.
     """
     runs = list(planned_runs())
     for run in runs:
-        if run.task in tasks and not _is_done(run, work):
+        if run.task in tasks and run.seed in seeds and not _is_done(run, work):
             _do(run, data, base, work)
             write_report(runs, work, output)
     print_report(write_report(runs, work, output))
