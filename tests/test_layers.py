@@ -65,7 +65,11 @@ def test_the_engine_knows_no_http(path: Path) -> None:
     assert not [name for name in modules if name.startswith(above)]
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+    "prometheus_client": "prometheus-client",
+}
 EXTRAS = {"training": ["train"], "bench": ["bench"]}
 
 

@@ -12,7 +12,7 @@ from gistserve.bench.load.sample import Sample
 from gistserve.bench.load.target import Target
 from gistserve.bench.load.workload import LoadRequest
 
-from .conftest import DONE, StartServer, Step, data, text, usage
+from ..fake_server import DONE, StartServer, Step, data, text, usage
 
 REQUEST = LoadRequest("", None, "Hello", 5)
 # Another process may hold a core for a while; the delays differ by more than that.

@@ -12,7 +12,7 @@ from gistserve.bench.load.sample import Sample
 from gistserve.bench.load.target import Target
 from gistserve.bench.load.workload import LoadRequest
 
-from .conftest import DONE, FakeServer, StartServer, text, usage
+from ..fake_server import DONE, FakeServer, StartServer, text, usage
 
 DELAY = 0.2
 ANSWER = (DELAY, text("a", "length"), usage(3, 1), DONE)

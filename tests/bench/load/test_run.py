@@ -20,7 +20,7 @@ from gistserve.bench.load.workload import Workload
 from rich.console import Console
 from typer.testing import CliRunner
 
-from .conftest import DONE, FakeServer, StartServer, Step, data, text, usage
+from ..fake_server import DONE, FakeServer, StartServer, Step, data, text, usage
 
 TOKENS_PER_WORD = 3
 TEMPLATE_TOKENS = 4

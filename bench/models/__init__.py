@@ -1,0 +1,1 @@
+"""Models side by side on one server: a teacher, its sparse form, its students."""
