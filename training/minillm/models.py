@@ -58,9 +58,8 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     The vocabularies of the models may differ by rows that no token has.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
-    differing = [
-        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
-    ]
+    tokens = ours.keys() | theirs.keys()
+    differing = [token for token in tokens if ours.get(token) != theirs.get(token)]
     if differing:
         token = min(differing)
         raise ConfigError(
@@ -100,9 +99,7 @@ def _load_tokenizer(name: str, field: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{field}: the tokenizer of {name!r} cannot be loaded: {error}"
-        ) from error
+        raise ConfigError(f"{field}: {name!r} has no tokenizer to load: {error}") from error
     return tokenizer
 
 
