@@ -60,9 +60,6 @@ class Run:
         }
         if self.method == "seqkd":
             settings["teacher_responses"] = str(work / "teacher_responses.jsonl")
-        if self.method == "minillm":
-            pretraining = str(work / "data" / "pretraining.jsonl")
-            settings["lm_data"] = Source(name="pretraining", path=pretraining)
         return MiniLLMConfig(**settings)
 
 
@@ -138,7 +135,7 @@ _COMMON: dict[str, Any] = {
     "warmup": 0.05,
     "eval_batch_size": 128,
     "generation_batch_size": 128,
-    "validation_prompts": 200,
+    "validation_prompts": 325,
     "test_samples": 3,
     "attn_implementation": "eager",
     "tensorboard": False,
@@ -149,12 +146,23 @@ _COMMON: dict[str, Any] = {
 _STUDENT: dict[str, Any] = {
     "sft_epochs": 3,
     "sft_learning_rate": 2e-3,
-    "sft_eval_steps": 60,
+    "sft_eval_steps": 67,
 }
 
 _METHOD_SETTINGS: dict[Method, dict[str, Any]] = {
     "sft": {},
     "kd": {},
     "seqkd": {},
-    "minillm": {"learning_rate": 2e-4, "max_steps": 320, "eval_steps": 64, "save_steps": 64},
+    # A small fraction of the paper's steps, so on a far higher learning rate. Chosen on validation
+    # with another seed (100), as is lm_data: without it the reverse KL fell further.
+    "minillm": {
+        "learning_rate": 3e-4,
+        "lr_scheduler": "cosine",
+        "rollouts": 128,
+        "minibatch": 32,
+        "max_steps": 640,
+        "eval_steps": 128,
+        "save_steps": 640,
+        "select_by": "reverse_kl",
+    },
 }

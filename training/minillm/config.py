@@ -104,7 +104,7 @@ class MiniLLMConfig:
     seed: int = 0
     device: Literal["auto", "cpu"] = "auto"
 
-    select_by: Literal["rouge_l", "loss"] = "rouge_l"
+    select_by: Literal["rouge_l", "loss", "reverse_kl"] = "rouge_l"
     eval_batch_size: int = 64
     generation_batch_size: int = 64
     validation_prompts: int = 512
@@ -135,6 +135,8 @@ class MiniLLMConfig:
         self._check_method()
 
     def _check_method(self) -> None:
+        if self.select_by == "reverse_kl" and self.teacher is None:
+            raise ValueError("select_by: reverse_kl needs a teacher")
         if self.method == "sft":
             return self._check_baseline()
         if self.teacher is None:

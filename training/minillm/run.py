@@ -137,7 +137,7 @@ class _Run:
     def _score(self, measures: Measures) -> float:
         """What the best state has most of."""
         select_by = self._config.select_by
-        return -measures["loss"] if select_by == "loss" else measures[select_by]
+        return measures[select_by] * (1 if select_by == "rouge_l" else -1)
 
     def _validate(self, pairs: Sequence[Pair]) -> Measures:
         if self._config.select_by == "loss":
