@@ -33,19 +33,32 @@ class Usage(Answer):
 
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class CalledFunction(Answer):
+    name: str
+    arguments: str = Field(description="JSON.")
+
+
+class ToolCall(Answer):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
 
 
 class AssistantMessage(Answer):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null where the answer is only calls of tools.")
     refusal: str | None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(Answer):
     index: int
     message: AssistantMessage
     logprobs: dict[str, Any] | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(Answer):

@@ -15,6 +15,7 @@ async def prepare_chat(
     entry: PromptEntry | None,
     messages: Sequence[dict[str, Any]],
     owner: str,
+    tools: Sequence[dict[str, Any]] | None = None,
     param: str = "messages",
 ) -> tuple[PromptEntry | None, PreparedPrompt]:
     """The registered prompt to use, and the tokens behind it.
@@ -23,19 +24,23 @@ async def prepare_chat(
         entry: the prompt that the request names; without one a prompt that the messages begin
             with is looked for.
         messages: the request's own, which follow the prompt's.
+        tools: as the chat template gets them.
         param: the field that the messages came in, for errors.
 
     Raises:
         ApiError: 400 for messages that the model's template refuses, or that break the prompt.
     """
-    token_ids = await chat_token_ids(desk, entry, messages, generation_prompt=True, param=param)
+    token_ids = await chat_token_ids(
+        desk, entry, messages, generation_prompt=True, tools=tools, param=param
+    )
     if entry is not None:
         rest = entry.rest_of(token_ids)
         if rest is None:
             raise bad_value(
                 param,
                 f"The chat template of `{desk.model.name}` does not keep the prompt "
-                f"`{entry.record.id}` as a token prefix when these messages follow it.",
+                f"`{entry.record.id}` as a token prefix when these messages"
+                f"{' and tools' if tools else ''} follow it.",
                 "template_not_prefix",
             )
         return entry, PreparedPrompt(rest, entry.pinned)
@@ -52,9 +57,12 @@ async def chat_token_ids(
     messages: Sequence[dict[str, Any]],
     *,
     generation_prompt: bool,
+    tools: Sequence[dict[str, Any]] | None = None,
     param: str = "messages",
 ) -> list[int]:
     """Tokens of the whole conversation, a registered prompt's messages first."""
     if entry is not None:
         messages = [*entry.chat_messages(), *messages]
-    return await desk.renderer.chat(messages, generation_prompt=generation_prompt, param=param)
+    return await desk.renderer.chat(
+        messages, generation_prompt=generation_prompt, tools=tools, param=param
+    )

@@ -39,6 +39,18 @@ class Grammars:
             ("lark", grammar), param, lambda vocabulary: vocabulary.lark(grammar)
         )
 
+    async def token_test(self) -> Callable[[str], bool]:
+        """Tells whether a text is a special token, which a grammar must name as one.
+
+        Raises ApiError (400) where the tokenizer cannot be used with grammars.
+        """
+        try:
+            vocabulary = await self.vocabulary()
+        except GrammarError as error:
+            raise bad_value("tools", f"tools cannot be used: {error}.") from error
+        known = self._model.tokenizer.get_vocab()
+        return lambda text: text in known and vocabulary.is_special(known[text])
+
     async def vocabulary(self) -> GrammarVocabulary:
         """Raises GrammarError where the tokenizer cannot be used with grammars."""
         async with self._lock:

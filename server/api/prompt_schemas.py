@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from .schemas import Messages, RequestBody
+from .base_schema import RequestBody
+from .schemas import Messages
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TTL_SECONDS = 10 * 366 * 86_400

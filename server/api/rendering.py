@@ -1,5 +1,7 @@
 """From messages and texts to token ids."""
 
+import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .errors import ApiError, bad_value
 from .served_models import ServedModel
+from .tool_format import ToolFormat, format_of
 
 Message = Mapping[str, Any]
 T = TypeVar("T")
@@ -31,14 +34,40 @@ class Renderer:
         self._threaded_chars = threaded_chars
 
     async def chat(
-        self, messages: Sequence[Message], *, generation_prompt: bool, param: str = "messages"
+        self,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        param: str = "messages",
     ) -> list[int]:
         """Token ids of the conversation as the model's chat template writes it."""
-        size = sum(len(str(message.get("content"))) for message in messages)
+        size = sum(len(str(message.get("content"))) for message in messages) + len(str(tools))
         return await self._run(
             size,
-            lambda: self._render_ids(messages, generation_prompt=generation_prompt, param=param),
+            lambda: self._render_ids(
+                messages, generation_prompt=generation_prompt, tools=tools, param=param
+            ),
         )
+
+    @functools.cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls of tools; None where its template does not say."""
+        if not self.tokenizer.chat_template:
+            return None
+        return format_of(str(self.tokenizer.get_chat_template(tools=[{}])))
+
+    @functools.cached_property
+    def hidden_marks(self) -> dict[int, str]:
+        """The marks of calls that are left out of the text, by their tokens."""
+        marks = self.tool_format.marks if self.tool_format else ()
+        known = self.tokenizer.get_vocab()
+        ids = {known[mark]: mark for mark in marks if mark in known}
+        return {
+            token_id: mark
+            for token_id, mark in ids.items()
+            if not self.tokenizer.decode([token_id], skip_special_tokens=True)
+        }
 
     async def text(self, text: str, *, special_tokens: bool, param: str = "prompt") -> list[int]:
         """Token ids of plain text; `special_tokens` adds what begins a text (BOS)."""
@@ -89,12 +118,23 @@ class Renderer:
         raise failure
 
     def _render_ids(
-        self, messages: Sequence[Message], *, generation_prompt: bool, param: str = "messages"
+        self,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        param: str = "messages",
     ) -> list[int]:
-        text = self._render(messages, generation_prompt, param)
+        text = self._render(messages, generation_prompt, tools, param)
         return self._encode(text, special_tokens=False, param=param)
 
-    def _render(self, messages: Sequence[Message], generation_prompt: bool, param: str) -> str:
+    def _render(
+        self,
+        messages: Sequence[Message],
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        param: str,
+    ) -> str:
         if not self.tokenizer.chat_template:
             raise bad_value(
                 "model",
@@ -103,7 +143,8 @@ class Renderer:
             )
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                [_for_template(message) for message in messages],
+                tools=tools,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
             )
@@ -118,6 +159,22 @@ class Renderer:
         if not _is_unicode(text):
             raise bad_value(param, f"{param} holds a lone surrogate, which is not text.")
         return list(self.tokenizer.encode(text, add_special_tokens=special_tokens))
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """A message with the arguments of its calls as objects, which templates write as JSON."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return dict(message)
+    return {**message, "tool_calls": [_with_object(call) for call in calls]}
+
+
+def _with_object(call: Any) -> Any:
+    try:
+        arguments = json.loads(call["function"]["arguments"])
+    except (TypeError, KeyError, ValueError):
+        return call
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _not_a_prefix(model_name: str) -> ApiError:

@@ -8,12 +8,14 @@ not checked twice.
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ..engine.grammar import Grammar
 from ..engine.request import SamplingParams, SamplingParamsError
+from .base_schema import RequestBody
 from .errors import bad_value
 from .generation import AnswerSettings
+from .tool_schemas import MAX_TOOLS, Tool, ToolChoice
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
@@ -26,24 +28,6 @@ ANY_OBJECT = {"type": "object"}
 
 # JSON has no such numbers, but Python's reader takes them.
 Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class RequestBody(BaseModel):
-    """What all request bodies share."""
-
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        """A null is the same as an absent field, except where a schema asks for the null."""
-        if not isinstance(data, dict):
-            return data
-        return {k: v for k, v in data.items() if v is not None or k in cls._nullable()}
-
-    @classmethod
-    def _nullable(cls) -> frozenset[str]:
-        return frozenset()
 
 
 class StreamOptions(RequestBody):
@@ -231,6 +215,9 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=0)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = Field(None, description="Default: auto.")
+    parallel_tool_calls: bool | None = Field(None, description="Default: true.")
 
     @property
     def token_limit(self) -> int | None:

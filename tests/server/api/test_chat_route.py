@@ -227,7 +227,7 @@ async def test_the_model_field_chooses(site: Site) -> None:
         ({"repetition_penalty": 0}, 400, "repetition_penalty"),
         ({"stream": "yes"}, 400, "stream"),
         ({"stream_options": {"include_usage": "yes"}}, 400, "stream_options.include_usage"),
-        ({"tools": [{"type": "function"}]}, 400, "tools"),
+        ({"tools": [{"type": "function"}]}, 400, "tools.0.function"),
     ],
 )
 async def test_bad_values_are_named(

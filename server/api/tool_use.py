@@ -1,0 +1,64 @@
+"""Ties a request's tools to its model: what is rendered, enforced and looked for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.grammar import Grammar
+from .context import ModelDesk
+from .errors import bad_value
+from .schemas import ResponseFormat
+from .tool_calls import ToolCallParser
+from .tool_format import ToolFormat
+from .tool_schemas import ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTools:
+    """The tools of one request with the model's way to call them.
+
+    rendered: what the chat template gets; form: None where no call is looked for.
+    """
+
+    use: ToolUse
+    rendered: list[dict[str, Any]] | None = None
+    form: ToolFormat | None = None
+
+    @classmethod
+    def of(cls, desk: ModelDesk, use: ToolUse) -> "ChatTools":
+        """Raises ApiError (400) where the model cannot do what the request needs."""
+        form = desk.renderer.tool_format
+        if not use.watched:
+            return cls(use, use.rendered if form and use.rendered else None)
+        if form is None:
+            raise bad_value(
+                "tools",
+                f"The chat template of `{desk.model.name}` takes no tools, or shows calls in a "
+                "form that is not known here (known: Hermes and Qwen, Llama 3).",
+                "unsupported_parameter",
+            )
+        return cls(use, use.rendered, form)
+
+    def parser(self) -> ToolCallParser | None:
+        """For one choice's text."""
+        if self.form is None:
+            return None
+        names = {function.name for function in self.use.functions}
+        return ToolCallParser(self.form, names, self.use.parallel)
+
+    async def grammar(self, desk: ModelDesk, wanted: ResponseFormat | None) -> Grammar | None:
+        """What the answer must look like; None for any text.
+
+        An answer that may be a call or a text in a wanted format is kept to the two.
+
+        Raises:
+            ApiError: 400 for a schema that cannot be used.
+        """
+        if self.form is None:
+            return await desk.grammar_of(wanted)
+        schema = wanted.schema_wanted if wanted and not self.use.forced else None
+        if schema is None and not self.use.forced:
+            return None
+        functions = self.use.forced or self.use.functions
+        is_token = await desk.grammars.token_test()
+        grammar = self.form.grammar(functions, self.use.parallel, is_token, schema)
+        return await desk.grammars.lark(grammar, "tools")
