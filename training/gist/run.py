@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
 )
 
 from ...compress.adapter import GistAdapter, model_card
@@ -21,7 +19,9 @@ from ...compress.config import GistConfig
 from ...compress.fingerprint import model_fingerprint
 from ..checkpoints import CHECKPOINTS, checkpoint_to_resume, write_run_config
 from ..config import ConfigError, load_config
+from ..extras import require_extras
 from ..records import DataError
+from ..tensorboard import tensorboard_callbacks
 from .batch import GistExample
 from .config import GistTrainingConfig
 from .data import Limits, load_examples
@@ -51,7 +51,7 @@ def train_gist(
     """
     if not isinstance(config, GistTrainingConfig):
         config = load_config(config, GistTrainingConfig)
-    _require_extras(config)
+    require_extras("torchmetrics", tensorboard=config.tensorboard)
     _require_files(config)
     output = Path(config.output_dir)
     checkpoint = _checkpoint(config, output, resume, start_from)
@@ -66,7 +66,7 @@ def train_gist(
         tokenizer,
         train,
         held_out,
-        _callbacks(config, output),
+        tensorboard_callbacks(config.tensorboard, output),
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.args.should_save:
@@ -74,16 +74,6 @@ def train_gist(
         facts = _training_facts(config, train, trainer.state.global_step, result.training_loss)
         _write_artifact(method, config, tokenizer, output, facts, report)
     return output
-
-
-def _require_extras(config: GistTrainingConfig) -> None:
-    needed = ["accelerate", "torchmetrics"] + (["tensorboard"] if config.tensorboard else [])
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"training needs {' and '.join(missing)}: pip install 'gistserve[train]'"
-            + (" (or set tensorboard: false)" if missing == ["tensorboard"] else "")
-        )
 
 
 def _require_files(config: GistTrainingConfig) -> None:
@@ -202,15 +192,6 @@ def _check_sink(examples: list[GistExample], sink: int, path: str) -> None:
             f"sink_tokens is {sink}, but {path} has a prompt of {shortest} token(s): lower "
             "sink_tokens or drop the prompt"
         )
-
-
-def _callbacks(config: GistTrainingConfig, output: Path) -> list[TrainerCallback]:
-    if not config.tensorboard:
-        return []
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
-
-    return [TensorBoardCallback(SummaryWriter(str(output / "runs")))]
 
 
 def _final_report(

@@ -1,14 +1,16 @@
 """One PST run: from a configuration to a sparse model that can be served."""
 
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from ...compress.sparse.output_folder import check_free
 from ..checkpoints import CHECKPOINTS, checkpoint_to_resume, write_run_config
 from ..config import ConfigError, load_config
+from ..extras import require_extras
+from ..tensorboard import tensorboard_callbacks
+from ..trainer_arguments import trainer_arguments
 from .artifact import write_artifact
 from .config import PSTConfig
 from .memory_callback import StepMemory
@@ -16,7 +18,7 @@ from .model import load_model
 from .pruner import Pruner, prune
 from .shares import parameter_shares
 from .task import TaskData, read_texts
-from .trainer import PSTTrainer, training_arguments
+from .trainer import PSTTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
     """
     if not isinstance(config, PSTConfig):
         config = load_config(config, PSTConfig)
-    _require_extras(config)
+    require_extras("sacrebleu", "torchmetrics", tensorboard=config.tensorboard)
     output = Path(config.output_dir)
     check_free(output / MODEL)
     checkpoint = checkpoint_to_resume(config, output, resume)
@@ -51,9 +53,12 @@ def train_pst(config: PSTConfig | str | Path, *, resume: bool = False) -> Path:
         pruner,
         data,
         config,
-        training_arguments(config, output / CHECKPOINTS),
+        trainer_arguments(config, output / CHECKPOINTS, lr_scheduler_type="linear"),
         fresh,
-        [*([memory] if config.measure_memory else []), *_tensorboard(config, output)],
+        [
+            *([memory] if config.measure_memory else []),
+            *tensorboard_callbacks(config.tensorboard, output),
+        ],
     )
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     best = trainer.load_best()
@@ -86,24 +91,3 @@ def _pruned(model: PreTrainedModel, config: PSTConfig, fresh: list[str]) -> Prun
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # bfloat16 would lose small updates
     return pruner
-
-
-def _require_extras(config: PSTConfig) -> None:
-    needed = ["accelerate", "sacrebleu", "torchmetrics"] + (
-        ["tensorboard"] if config.tensorboard else []
-    )
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"training needs {' and '.join(missing)}: pip install 'gistserve[train]'"
-            + (" (or set tensorboard: false)" if missing == ["tensorboard"] else "")
-        )
-
-
-def _tensorboard(config: PSTConfig, output: Path) -> list[TrainerCallback]:
-    if not config.tensorboard:
-        return []
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
-
-    return [TensorBoardCallback(SummaryWriter(str(output / "runs")))]

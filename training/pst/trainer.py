@@ -191,39 +191,3 @@ def _state(model: torch.nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
     masks = {n: b for n, b in model.named_buffers() if n.endswith("mask_bits")}
     return state | masks
-
-
-def training_arguments(config: PSTConfig, checkpoints: Path) -> TrainingArguments:
-    """TrainingArguments of a run. ConfigError for what `config.trainer` has wrong."""
-    settings: dict[str, Any] = {
-        "output_dir": str(checkpoints),
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": config.warmup,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "num_train_epochs": config.num_train_epochs,
-        "max_steps": config.max_steps,
-        "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "bf16": config.bf16,
-        "seed": config.seed,
-        "data_seed": config.seed,
-        "eval_strategy": "steps",
-        "eval_steps": config.eval_steps,
-        "logging_steps": config.logging_steps,
-        "save_steps": config.save_steps,
-        "save_total_limit": config.save_total_limit,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": torch.cuda.is_available() and config.device != "cpu",
-        "use_cpu": config.device == "cpu",
-        "report_to": "none",
-        "disable_tqdm": False,
-    }
-    try:
-        args = TrainingArguments(**(settings | config.trainer))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {error}") from error
-    if args.n_gpu > 1:  # nn.DataParallel copies modules and loses their masks; use accelerate
-        args._n_gpu = 1
-    return args
