@@ -76,9 +76,14 @@ class Rollouts:
         """Some of the responses, without columns that none of them needs."""
         chosen = torch.tensor(indices, device=self.mask.device)
         width = int(self.mask[chosen].any(0).nonzero().max()) + 1
-        parts = (self.input_ids, self.mask, self.log_probs, self.rewards, self.weights)
-        states = [self.teacher_states[index] for index in indices]
-        return Rollouts(*(part[chosen, :width] for part in parts), states)
+        return Rollouts(
+            input_ids=self.input_ids[chosen, :width],
+            mask=self.mask[chosen, :width],
+            log_probs=self.log_probs[chosen, :width],
+            rewards=self.rewards[chosen, :width],
+            weights=self.weights[chosen, :width],
+            teacher_states=[self.teacher_states[index] for index in indices],
+        )
 
 
 def sample_rollouts(

@@ -109,6 +109,25 @@ def test_it_is_the_gradient_of_the_reverse_kl() -> None:
     check_same(sampled_gradient(pair, 0, objective), truth)
 
 
+def test_the_loss_of_one_response() -> None:
+    """Sum of w_t (KL_t - R_{t+1}): what the expectation does not tell is that both are weighted."""
+    pair, response, alpha = tiny_pair(), (0, 1, 2), 0.2
+    rollouts = score_rollouts(pair, [PROMPT], [response], settings(alpha))
+    loss = MiniLLMLoss(pair, ObjectiveSettings())(rollouts, 1, None, 0)["loss"]
+    tables, expected = Tables(pair, alpha), 0.0
+    for t, token in enumerate(response):
+        said, rest = response[:t], response[t + 1 :]
+        ours, theirs = tables.student[said], tables.teacher[said]
+        weight = (ours - tables.mixture[said])[token].exp()
+        seen = (*said, token)
+        following = tables.total(tables.teacher, seen, rest) - tables.total(
+            tables.student, seen, rest
+        )
+        mean = following / len(rest) if rest else following
+        expected += weight * ((ours.exp() * (ours - theirs)).sum() - mean)
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize(
     "left_out",
     [{"length_normalisation": False}, {"single_step": False}],

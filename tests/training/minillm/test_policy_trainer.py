@@ -142,9 +142,9 @@ def test_what_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "rates"),
     [
-        ({}, [0.01] * 6),
-        ({"warmup": 4}, [0.005] + [0.01] * 5),
-        ({"warmup": 0.5, "lr_scheduler": "linear"}, [1 / 300, 2 / 300, 0.01, 2 / 300, 1 / 300, 0]),
+        ({"lr_scheduler": "constant_with_warmup"}, [0.01] * 6),
+        ({"lr_scheduler": "constant_with_warmup", "warmup": 4}, [0.005] + [0.01] * 5),
+        ({"warmup": 0.5}, [1 / 300, 2 / 300, 0.01, 2 / 300, 1 / 300, 0]),
     ],
 )
 def test_learning_rates(tmp_path: Path, settings: dict[str, Any], rates: list[float]) -> None:

@@ -68,8 +68,8 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
 
 def make_folder(folder: Path) -> Path:
     """Student, teacher (with padded vocabulary) and data, as `settings` names them."""
-    save_model(folder / "student", 8)
-    save_model(folder / "teacher", 16, seed=1, extra_rows=3)
+    save_model(folder / "student", 16)
+    save_model(folder / "teacher", 24, seed=1, extra_rows=3)
     write_jsonl(folder / "train.jsonl", records())
     return folder
 
@@ -85,7 +85,7 @@ def settings(folder: Path, output: Path, **changes: Any) -> MiniLLMConfig:
         "max_prompt_tokens": 8,
         "max_new_tokens": 8,
         "sft_epochs": 4,
-        "sft_learning_rate": 1e-2,
+        "sft_learning_rate": 2e-2,
         "sft_batch_size": 4,
         "sft_eval_steps": 4,
         "rollouts": 8,

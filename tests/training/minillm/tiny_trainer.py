@@ -42,6 +42,7 @@ def make_config(folder: Path, **changes: Any) -> MiniLLMConfig:
         "max_steps": 12,
         "max_new_tokens": 5,
         "learning_rate": 1e-2,
+        "lr_scheduler": "linear",
         "logging_steps": 2,
         "save_steps": 4,
         "eval_steps": 4,
