@@ -30,7 +30,7 @@ class Example(TypedDict):
 
 @dataclass
 class Encoder:
-    """Texts to token ids, cut to the longest allowed; counts what it cut."""
+    """Texts to token ids, cut to the longest allowed; counts what it cut of examples."""
 
     tokenizer: PreTrainedTokenizerBase
     causal: bool
@@ -45,24 +45,29 @@ class Encoder:
     def prompt(self, source: str) -> list[int]:
         """An input as the model is given it. One that is cut keeps the arrow, or end token."""
         ids = prompt_ids(source, self.tokenizer, causal=self.causal)
-        if len(ids) <= self.max_input_tokens:
-            return ids
-        self.cut["inputs"] += 1
-        return ids[: self.max_input_tokens - len(self._behind)] + self._behind
+        return _cut(ids, self.max_input_tokens, self._behind)
 
     def target(self, answer: str) -> list[int]:
         """What is to be written, with an end token. One that is cut keeps it."""
         ids = answer_ids(answer, self.tokenizer, causal=self.causal)
-        if len(ids) <= self.max_target_tokens:
-            return ids
-        self.cut["targets"] += 1
-        return [*ids[: self.max_target_tokens - 1], ids[-1]]
+        return _cut(ids, self.max_target_tokens, ids[-1:])
 
     def example(self, texts: Sequence[TaskText]) -> Example:
         """All rows of a record."""
-        rows = [Row(task, self.prompt(source), self.target(goal)) for task, source, goal in texts]
+        rows = [self._row(text) for text in texts]
         longest = max(rows, key=lambda row: len(row.prompt) + len(row.target))
         return Example(rows=rows, input_ids=longest.prompt + longest.target)
+
+    def _row(self, text: TaskText) -> Row:
+        prompt = prompt_ids(text.source, self.tokenizer, causal=self.causal)
+        target = answer_ids(text.target, self.tokenizer, causal=self.causal)
+        self.cut["inputs"] += len(prompt) > self.max_input_tokens
+        self.cut["targets"] += len(target) > self.max_target_tokens
+        return Row(
+            text.task,
+            _cut(prompt, self.max_input_tokens, self._behind),
+            _cut(target, self.max_target_tokens, target[-1:]),
+        )
 
 
 def collate_causal(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
@@ -102,6 +107,11 @@ def collate_encoder_decoder(
         "labels": pad_rows([row.target for row in rows], IGNORED),
         "tasks": torch.tensor([row.task for row in rows]),
     }
+
+
+def _cut(ids: list[int], longest: int, behind: list[int]) -> list[int]:
+    """At most `longest` of the ids, which then end in `behind` as they did."""
+    return ids if len(ids) <= longest else ids[: longest - len(behind)] + behind
 
 
 def _mask(ids: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:

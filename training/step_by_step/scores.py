@@ -21,7 +21,7 @@ def score_answers(
 
     `accuracy` is by equal text, but of an `equation` by equal value. `exact_match` (equations) is
     by equal spelling, normalised; `listed` (choices) is the share that says one of the input's
-    choices at all, lines like "(a) park". `unreadable` is the share of None.
+    choices at all, as in the line "(a) park". `unreadable` is the share of None.
     """
     texts = [_NOT_READ if answer is None else answer for answer in answers]
     measures: dict[str, float]

@@ -11,14 +11,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import ConfigError
 from ..greedy import greedy_answers
+from ..metrics import accuracy
 from ..records import DataError, hold_out
 from .batch import Encoder, Example, collate_causal, collate_encoder_decoder
 from .config import StepByStepConfig
 from .data import Annotated, Fields, check_references, nested_subset, read_annotated
 from .forward import task_logits
 from .loss import task_losses, task_tokens
-from .scores import score_answers
-from .tasks import LABEL, Labels, known_label, question, read_answer, task_texts
+from .ranking import likeliest
+from .scores import choices, score_answers
+from .tasks import (
+    LABEL,
+    Labels,
+    known_label,
+    label_text,
+    question,
+    read_answer,
+    read_rationale,
+    task_texts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +69,20 @@ def read_task(config: StepByStepConfig) -> Records:
     test = None if config.test_data is None else read_annotated(config.test_data, fields)
     check_references(validation, config.validation_data or "the validation share")
     check_references(test or [], config.test_data or "")
+    if config.answers == "choices":
+        _check_choices([*validation, *(test or [])], config)
     train = nested_subset(train, config.fraction, config.seed)
     _check_known(train, config)
     return Records(train, validation, test)
+
+
+def _check_choices(items: Sequence[Annotated], config: StepByStepConfig) -> None:
+    for item in items:
+        if not choices(item.source):
+            raise DataError(
+                f"answers: choices, but the input {item.source!r} of {config.train_data} or its "
+                'validation and test data lists none in lines like "(a) park"; set answers: text'
+            )
 
 
 def _check_known(items: Sequence[Annotated], config: StepByStepConfig) -> None:
@@ -100,7 +122,9 @@ class TaskData:
         self._tokenizer = tokenizer
         self.records = records
         self.encoder = _encoder(config, model, tokenizer)
-        self.collate = _collator(model, tokenizer)
+        pad = tokenizer.pad_token_id
+        self._pad_id = 0 if pad is None else pad
+        self.collate = _collator(model, self._pad_id)
         self.train = self._examples(records.train, config.labels)
         references = [replace(item, label=item.reference) for item in records.validation]
         self.validation = self._examples(references, "gold", only=LABEL)
@@ -127,7 +151,30 @@ class TaskData:
             [item.source for item in items],
             config.answers,
         )
+        if config.answers == "choices":
+            scores["ranked_accuracy"] = self._ranked_accuracy(model, items, written)
         return scores, written
+
+    def _ranked_accuracy(
+        self, model: PreTrainedModel, items: Sequence[Annotated], written: Sequence[str]
+    ) -> float:
+        """Accuracy of the listed choice of highest probability, behind what else was written."""
+        method = self._config.method
+        target = self.encoder.target
+        listed = [choices(item.source) for item in items]
+        before = [read_rationale(text, method) for text in written]
+        chosen = likeliest(
+            model,
+            [self.encoder.prompt(question(item.source, method)) for item in items],
+            [
+                [target(label_text(label, method, rationale)) for label in labels]
+                for labels, rationale in zip(listed, before, strict=True)
+            ],
+            pad_id=self._pad_id,
+            batch_size=max(1, self._config.eval_batch_size // 4),
+        )
+        answers = [labels[index] for labels, index in zip(listed, chosen, strict=True)]
+        return accuracy(answers, [item.reference or "" for item in items])
 
     def write(self, model: PreTrainedModel, items: Sequence[Annotated], task: int) -> list[str]:
         """What the model writes to do `task`."""
@@ -182,10 +229,7 @@ def _encoder(
     return Encoder(tokenizer, causal, longest, config.max_target_tokens)
 
 
-def _collator(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[Sequence[Example]], dict[str, Tensor]]:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+def _collator(model: PreTrainedModel, pad: int) -> Callable[[Sequence[Example]], dict[str, Tensor]]:
     if not model.config.is_encoder_decoder:
         return partial(collate_causal, pad_id=pad)
     start = model.config.decoder_start_token_id

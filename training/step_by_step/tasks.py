@@ -43,14 +43,27 @@ def task_texts(item: Annotated, method: Method, labels: Labels) -> list[TaskText
     label = known_label(item, labels)
     texts = []
     if label is not None:
-        target = label
-        if method == "single_task":
-            target = " ".join(filter(None, (item.rationale, CONCLUSION, label)))
+        target = label_text(label, method, item.rationale or "")
         texts.append(TaskText(LABEL, question(item.source, method), target))
     if method == "step_by_step" and item.rationale is not None:
         source = question(item.source, method, RATIONALE)
         texts.append(TaskText(RATIONALE, source, item.rationale))
     return texts
+
+
+def label_text(label: str, method: Method, rationale: str) -> str:
+    """What a model of `method` is to write for a label: in `single_task` behind a rationale."""
+    if method != "single_task":
+        return label
+    return " ".join(filter(None, (rationale, CONCLUSION, label)))
+
+
+def read_rationale(written: str, method: Method) -> str:
+    """What stands before the label in what a model of `method` wrote."""
+    if method != "single_task":
+        return ""
+    rationale, found, _ = written.rpartition(CONCLUSION)
+    return (rationale if found else written).strip()
 
 
 def read_answer(written: str, method: Method) -> str | None:

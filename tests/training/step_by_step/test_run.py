@@ -138,6 +138,28 @@ def test_plain_training_needs_no_rationales(bases: Path, tmp_path: Path) -> None
     assert (counted["examples"], counted["validation"]) == (3, 2)
 
 
+def test_choices_are_ranked_too(bases: Path, tmp_path: Path) -> None:
+    """The right choice is likelier than the other, though the model cannot write it yet."""
+    text = "Ana has {} coins\n(a) {}\n(b) {}"
+    data = [
+        {"input": text.format(i % 10, a, b), "label": "6 - 4", "rationale": "The coins are gone"}
+        for i, (a, b) in enumerate([("2 * 3", "6 - 4"), ("6 - 4", "9")] * 4)
+    ]
+    place = write(tmp_path / "a.jsonl", data)
+    config = settings(
+        bases / "llama", tmp_path / "out", train_data=place, validation_data=place,
+        answers="choices", method="single_task", max_steps=4, learning_rate=1e-2,
+    )  # fmt: skip
+    train_step_by_step(config)
+    measures = results(tmp_path / "out")["measures"]["validation"]
+    assert measures["ranked_accuracy"] > measures["accuracy"]
+    plain = write(tmp_path / "b.jsonl", records(8))
+    with pytest.raises(DataError, match="lists none in lines like"):
+        train_step_by_step(
+            replace(config, validation_data=plain, output_dir=str(tmp_path / "second"))
+        )
+
+
 def command(config: StepByStepConfig, file: Path, *more: str) -> list[str]:
     file.write_text(yaml.safe_dump(vars(config)))
     program = [sys.executable, "-m", "gistserve.server.cli", "train", "step-by-step"]
