@@ -70,7 +70,9 @@ def latency_table(result: dict[str, Any]) -> Table:
 
 
 def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    if value is None:
+        return "unknown"
+    return f"{value:.4g}" if value < 10_000 else f"{value:,.0f}"
 
 
 def remarks(result: dict[str, Any]) -> Iterator[str]:
