@@ -7,7 +7,12 @@ import sys
 
 
 def run_two(*command: str) -> None:
-    """Run `gistserve COMMAND` twice, in the environment that torchrun and accelerate launch set."""
+    """Run `gistserve COMMAND` in two processes of one group."""
+    run_python_twice("-m", "gistserve.server.cli", *command)
+
+
+def run_python_twice(*arguments: str) -> None:
+    """Run Python twice, in the environment that torchrun and accelerate launch set."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -15,7 +20,7 @@ def run_two(*command: str) -> None:
     group |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "gistserve.server.cli", *command],
+            [sys.executable, *arguments],
             env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

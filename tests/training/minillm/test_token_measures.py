@@ -91,14 +91,14 @@ def test_no_logits_of_all_positions_are_kept(chunked: None) -> None:
     kept: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+        kept.append(tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         compare_tokens(
             SplitModel(student), ours, SplitModel(teacher), theirs, targets, divergence="reverse"
         )
-    assert max(kept) < 100 * WORDS / 2
+    assert sum(kept) < 100 * WORDS / 2
 
 
 def test_rows_that_one_model_has_alone() -> None:

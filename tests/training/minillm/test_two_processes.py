@@ -1,8 +1,6 @@
 """Two processes learn a minibatch as one process does."""
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     from tiny_trainer import PROMPTS, make_trainer, student_of, weights
 else:
+    from ..process_group import run_python_twice
     from .tiny_trainer import PROMPTS, make_trainer, student_of, weights
 
 RESPONSES = [[(row + place) % 11 for place in range(1 + row % 5)] for row in range(8)]
@@ -31,30 +30,8 @@ def learned(folder: Path, rank: int, processes: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def run_two(folder: Path) -> None:
-    """Two processes of one group, with the environment that accelerate launch sets."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    group |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], (
-        said[0][-3000:] + said[1][-3000:]
-    )
-
-
 def test_gradients_and_a_whole_run(tmp_path: Path) -> None:
-    run_two(tmp_path)
+    run_python_twice(__file__, str(tmp_path))
     one = learned(tmp_path / "one", 0, 1)
     first, second = (torch.load(tmp_path / f"gradients-{rank}.pt") for rank in range(2))
     torch.testing.assert_close(first, one, atol=1e-6, rtol=1e-4)

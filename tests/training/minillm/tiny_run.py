@@ -85,7 +85,7 @@ def settings(folder: Path, output: Path, **changes: Any) -> MiniLLMConfig:
         "max_prompt_tokens": 8,
         "max_new_tokens": 8,
         "sft_epochs": 4,
-        "sft_learning_rate": 2e-2,
+        "sft_learning_rate": 3e-2,
         "sft_batch_size": 4,
         "sft_eval_steps": 4,
         "rollouts": 8,
