@@ -90,6 +90,42 @@ class Completion(Answer):
     usage: Usage
 
 
+class ResponseInputDetails(PromptTokensDetails):
+    cache_write_tokens: int
+
+
+class ResponseOutputDetails(Answer):
+    reasoning_tokens: int
+
+
+class ResponseUsage(Answer):
+    input_tokens: int = Field(description="Tokens of the prompt, uncompressed.")
+    input_tokens_details: ResponseInputDetails
+    output_tokens: int
+    output_tokens_details: ResponseOutputDetails
+    total_tokens: int
+
+
+class IncompleteDetails(Answer):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseObject(Answer):
+    """What is repeated of the request is left out here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    incomplete_details: IncompleteDetails | None
+    model: str
+    prompt_id: str | None = Field(None, description="The registered prompt used, if any.")
+    output: list[dict[str, Any]] = Field(description="Messages and calls of functions.")
+    usage: ResponseUsage
+
+
 class ModelCard(Answer):
     id: str
     object: Literal["model"]

@@ -18,6 +18,7 @@ from . import (
     health,
     metrics,
     prompts,
+    responses,
     server_info,
     tokenization,
 )
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _ROUTES = (
     chat,
     completions,
+    responses,
     models_routes,
     prompts,
     tokenization,

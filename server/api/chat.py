@@ -9,13 +9,13 @@ from .answers import ChatCompletion
 from .arrival import arrival_of
 from .chat_prompt import prepare_chat
 from .chat_reply import ChatReply
+from .chat_tools import ChatTools
 from .context import ApiContext, api_context, owner
 from .errors import bad_value
 from .generation import check_fits
 from .openapi import error_responses
-from .schemas import ChatBody, plain_message
+from .schemas import ChatBody, plain_message, referenced_prompt
 from .tool_schemas import ToolUse
-from .tool_use import ChatTools
 
 router = APIRouter(tags=["chat"])
 
@@ -34,7 +34,7 @@ async def create_chat_completion(
     """Answers a conversation, if asked through the cache of a registered prompt."""
     context.check_open()
     _check_logprobs(body)
-    desk, entry = context.choose(owner, body.model, _prompt_id(body))
+    desk, entry = context.choose(owner, body.model, referenced_prompt(body.prompt_id, body.prompt))
     messages = [plain_message(message) for message in body.messages]
     tools = ChatTools.of(desk, ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls))
     entry, prompt = await prepare_chat(context, desk, entry, messages, owner, tools.rendered)
@@ -45,13 +45,6 @@ async def create_chat_completion(
     generation = context.start(desk, [prompt], settings, entry, meter)
     reply = ChatReply(desk, generation, entry, tools, with_logprobs=bool(body.logprobs))
     return await reply.send(request, body)
-
-
-def _prompt_id(body: ChatBody) -> str | None:
-    by_reference = body.prompt.id if body.prompt else None
-    if body.prompt_id and by_reference and body.prompt_id != by_reference:
-        raise bad_value("prompt", "prompt.id and prompt_id differ.")
-    return body.prompt_id or by_reference
 
 
 def _check_logprobs(body: ChatBody) -> None:

@@ -4,20 +4,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.request import TokenLogprob
+from .chat_tools import ChatTools
 from .context import ModelDesk
 from .generation import Choice, Generation, Piece
 from .logprobs import chat_logprobs
 from .prompt_entry import PromptEntry
 from .reply import Reply
-from .tool_calls import CallDelta, Found, ToolCallParser
-from .tool_use import ChatTools
+from .tool_calls import CallDelta, Found
+from .tool_reader import ToolReader
 
 
 @dataclass(slots=True)
 class _Message:
     """One choice's message as it gathers."""
 
-    parser: ToolCallParser | None
+    reader: ToolReader
     begun: bool = False
     text: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -50,12 +51,11 @@ class ChatReply(Reply):
     ) -> None:
         super().__init__(desk, generation, entry)
         self._with_logprobs = with_logprobs
-        self._marks = desk.renderer.hidden_marks if tools.form else {}
-        self._messages = [_Message(tools.parser()) for _ in generation.choices]
+        self._messages = [_Message(tools.reader(desk)) for _ in generation.choices]
 
     def gather(self, piece: Piece) -> None:
         message = self._messages[piece.choice]
-        message.add(self._found(message, piece))
+        message.add(message.reader.read(piece))
         message.logprobs.append(piece.logprob)
 
     def whole_choice(self, choice: Choice) -> dict[str, Any]:
@@ -71,12 +71,12 @@ class ChatReply(Reply):
             "index": choice.index,
             "message": message,
             "logprobs": self._logprobs(gathered.logprobs),
-            "finish_reason": _reason(choice.finish_reason, gathered.parser),
+            "finish_reason": _reason(choice.finish_reason, gathered.reader),
         }
 
     def chunk_choice(self, piece: Piece) -> dict[str, Any]:
         message = self._messages[piece.choice]
-        found = self._found(message, piece)
+        found = message.reader.read(piece)
         delta: dict[str, Any] = {"content": found.text}
         if found.calls:
             delta["tool_calls"] = [_written(call) for call in found.calls]
@@ -87,27 +87,16 @@ class ChatReply(Reply):
             "index": piece.choice,
             "delta": delta,
             "logprobs": self._logprobs([piece.logprob]),
-            "finish_reason": _reason(piece.finish_reason, message.parser),
+            "finish_reason": _reason(piece.finish_reason, message.reader),
         }
-
-    def _found(self, message: _Message, piece: Piece) -> Found:
-        parser = message.parser
-        if parser is None:
-            return Found(piece.text)
-        mark = self._marks.get(piece.token_id, "") if piece.token_id is not None else ""
-        found = parser.add(mark + piece.text)
-        if piece.finish_reason is not None:
-            rest = parser.finish()
-            found = Found(found.text + rest.text, found.calls + rest.calls)
-        return found
 
     def _logprobs(self, logprobs: list[TokenLogprob | None]) -> dict[str, Any] | None:
         return chat_logprobs(self.desk.token_texts, logprobs) if self._with_logprobs else None
 
 
-def _reason(reason: str | None, parser: ToolCallParser | None) -> str | None:
+def _reason(reason: str | None, reader: ToolReader) -> str | None:
     """OpenAI's word for an answer that ended with calls."""
-    return "tool_calls" if reason == "stop" and parser and parser.num_calls else reason
+    return "tool_calls" if reason == "stop" and reader.num_calls else reason
 
 
 def _written(delta: CallDelta) -> dict[str, Any]:

@@ -47,12 +47,14 @@ class ModelDesk:
             grammars=Grammars(model),
         )
 
-    async def grammar_of(self, response_format: ResponseFormat | None) -> Grammar | None:
+    async def grammar_of(
+        self, response_format: ResponseFormat | None, param: str = "response_format"
+    ) -> Grammar | None:
         """What keeps an answer to this format. Raises ApiError (400) for a schema that cannot."""
         schema = response_format.schema_wanted if response_format else None
         if schema is None:
             return None
-        return await self.grammars.json_schema(schema, "response_format")
+        return await self.grammars.json_schema(schema, param)
 
     def meter_request(self, arrived: float) -> RequestMeter:
         """A meter for a request that arrived at this `time.perf_counter()`."""

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from ..engine.grammar import Grammar
 from ..engine.request import SamplingParams, SamplingParamsError
 from .base_schema import RequestBody
-from .errors import bad_value
+from .errors import bad_value, prompt_not_found
 from .generation import AnswerSettings
 from .tool_schemas import MAX_TOOLS, Tool, ToolChoice
 
@@ -39,6 +39,22 @@ class PromptReference(RequestBody):
     """OpenAI's way of naming a reusable prompt: ``prompt: {"id": "pmpt_…"}``."""
 
     id: str
+    version: str | None = Field(None, description='Prompts have one version, "1".')
+
+
+def referenced_prompt(prompt_id: str | None, reference: PromptReference | None) -> str | None:
+    """The id of the prompt that a request names, in either way or both.
+
+    Raises:
+        ApiError: 400 where the two differ, 404 for a version that there is not.
+    """
+    if reference is None:
+        return prompt_id
+    if prompt_id and prompt_id != reference.id:
+        raise bad_value("prompt", "prompt.id and prompt_id differ.")
+    if reference.version not in (None, "1"):
+        raise prompt_not_found(f"{reference.id}, version {reference.version}")
+    return reference.id
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:

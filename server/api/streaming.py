@@ -29,20 +29,34 @@ def event(data: dict[str, Any]) -> bytes:
     )
 
 
+def named_event(name: str, data: dict[str, Any]) -> bytes:
+    """One SSE event of a type."""
+    return b"event: " + name.encode() + b"\n" + event(data)
+
+
 class EventStream(Response):
     """Streams events until they end or the client goes away.
 
-    An ApiError raised by `events` becomes a last event in OpenAI's error shape. `on_close` runs
-    in every case, even if nothing was ever sent.
+    An ApiError raised by `events` becomes a last event, by default in OpenAI's error shape; `end`
+    follows. `on_close` runs in every case, even if nothing was ever sent.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        on_close: Callable[[], None],
+        *,
+        end: bytes = DONE,
+        write_error: Callable[[ApiError], bytes] | None = None,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._on_close = on_close
+        self._end = end
+        self._write_error = write_error or _plain_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -68,11 +82,16 @@ class EventStream(Response):
             async for body in self._events:
                 yield body
         except ApiError as error:
-            yield event(error.body())
+            yield self._write_error(error)
         except Exception:
             logger.exception("stream failed")
-            yield event(ApiError(500, "The server had an error on this request.").body())
-        yield DONE
+            yield self._write_error(ApiError(500, "The server had an error on this request."))
+        if self._end:
+            yield self._end
+
+
+def _plain_error(error: ApiError) -> bytes:
+    return event(error.body())
 
 
 async def until_disconnect(

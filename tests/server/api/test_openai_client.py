@@ -4,8 +4,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 import uvicorn
 from gistserve.compress.store import GistStore
@@ -86,6 +88,45 @@ def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
     for chunk in client.completions.create(**request, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text
     assert [f"One{texts[0]}", f"Two{texts[1]}"] == [choice.text for choice in whole.choices]
+
+
+def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
+    request = {"model": GIST_MODEL, "input": "Hello", "temperature": 0, "max_output_tokens": 12}
+    whole = client.responses.create(**request, instructions="Be short.")
+    assert whole.status == "incomplete" and whole.usage.output_tokens == 12
+    with client.responses.stream(**request, instructions="Be short.") as stream:
+        events = list(stream)
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert text == whole.output_text
+    assert events[0].type == "response.created"
+    assert events[-1].response.output_text == whole.output_text
+    raw = client.responses.create(**request, stream=True)
+    assert [event.sequence_number for event in raw] == list(range(len(events)))
+    with pytest.raises(openai.BadRequestError, match="not stored"):
+        client.responses.create(**request, previous_response_id="resp_1")
+
+
+def test_structured_output(client: openai.OpenAI) -> None:
+    class Ticket(pydantic.BaseModel):
+        team: Literal["billing", "shipping"]
+        urgent: bool
+
+    messages = [{"role": "user", "content": "Hello"}]
+    completion = client.chat.completions.parse(
+        model=GIST_MODEL, messages=messages, response_format=Ticket, max_tokens=80
+    )
+    assert isinstance(completion.choices[0].message.parsed, Ticket)
+    response = client.responses.parse(
+        model=GIST_MODEL, input="Hello", text_format=Ticket, max_output_tokens=80
+    )
+    assert isinstance(response.output_parsed, Ticket)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model=GIST_MODEL,
+            messages=messages,
+            tools=[{"type": "function", "function": {"name": "f"}}],
+        )
+    assert refused.value.param == "tools"
 
 
 def test_a_registered_prompt_in_every_way(client: openai.OpenAI) -> None:

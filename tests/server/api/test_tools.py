@@ -192,6 +192,44 @@ async def test_results_of_calls_are_rendered(site: Site) -> None:
     assert '<tool_call>{"city": "Oslo", "days": 2}' in await renderer.decode(tokens)
 
 
+async def test_responses_have_calls_as_items(site: Site) -> None:
+    flat = {"type": "function", **TOOLS[0]["function"]}
+    body = {
+        "model": "hermes",
+        "input": "Weather?",
+        "tools": [flat],
+        "tool_choice": {"type": "function", "name": "get_weather"},
+        "max_output_tokens": 120,
+        "seed": 3,
+    }
+    whole = (await site.post("/v1/responses", body)).json()
+    (call,) = whole["output"]
+    assert (call["type"], call["name"], call["status"]) == (
+        "function_call",
+        "get_weather",
+        "completed",
+    )
+    jsonschema.validate(json.loads(call["arguments"]), WEATHER)
+    stream = (await site.post("/v1/responses", {**body, "stream": True})).text
+    events = [json.loads(line[6:]) for line in stream.split("\n") if line.startswith("data: ")]
+    deltas = [e["delta"] for e in events if e["type"].endswith("function_call_arguments.delta")]
+    assert "".join(deltas) == call["arguments"]
+    assert [e["type"].removeprefix("response.") for e in events if "delta" not in e] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"}
+    follow = {**body, "input": [{"role": "user", "content": "Weather?"}, call, output]}
+    follow |= {"tool_choice": "none", "max_output_tokens": 4}
+    answer = await site.post("/v1/responses", follow)
+    assert answer.json()["output"][0]["type"] == "message"
+    assert answer.json()["usage"]["input_tokens"] > whole["usage"]["input_tokens"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

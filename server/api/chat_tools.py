@@ -9,6 +9,7 @@ from .errors import bad_value
 from .schemas import ResponseFormat
 from .tool_calls import ToolCallParser
 from .tool_format import ToolFormat
+from .tool_reader import ToolReader
 from .tool_schemas import ToolUse
 
 
@@ -38,23 +39,29 @@ class ChatTools:
             )
         return cls(use, use.rendered, form)
 
-    def parser(self) -> ToolCallParser | None:
-        """For one choice's text."""
+    def reader(self, desk: ModelDesk) -> ToolReader:
+        """For one choice's tokens."""
         if self.form is None:
-            return None
+            return ToolReader(None, {})
         names = {function.name for function in self.use.functions}
-        return ToolCallParser(self.form, names, self.use.parallel)
+        parser = ToolCallParser(self.form, names, self.use.parallel)
+        return ToolReader(parser, desk.renderer.hidden_marks)
 
-    async def grammar(self, desk: ModelDesk, wanted: ResponseFormat | None) -> Grammar | None:
+    async def grammar(
+        self, desk: ModelDesk, wanted: ResponseFormat | None, param: str = "response_format"
+    ) -> Grammar | None:
         """What the answer must look like; None for any text.
 
         An answer that may be a call or a text in a wanted format is kept to the two.
+
+        Args:
+            param: the field that the format came in, for errors.
 
         Raises:
             ApiError: 400 for a schema that cannot be used.
         """
         if self.form is None:
-            return await desk.grammar_of(wanted)
+            return await desk.grammar_of(wanted, param)
         schema = wanted.schema_wanted if wanted and not self.use.forced else None
         if schema is None and not self.use.forced:
             return None
