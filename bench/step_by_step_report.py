@@ -19,7 +19,11 @@ ARM_NAMES = {
     "single_task": "rationale and label in one text",
     "step_by_step": "step-by-step",
 }
-MEASURES = {"svamp": ("accuracy", "exact_match"), "cqa": ("accuracy", "listed")}
+MEASURES = {
+    "svamp": ("accuracy", "exact_match"),
+    "cqa": ("accuracy", "ranked_accuracy", "listed"),
+}
+PLOTTED = {"svamp": "accuracy", "cqa": "ranked_accuracy"}
 CHANCE = {"cqa": 0.2}
 """Accuracy of one of the listed choices taken blindly."""
 
@@ -46,12 +50,19 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "arm": arm,
                 "seeds": sorted(r["run"]["seed"] for r in group),
                 "examples": group[0]["data"]["examples"],
+                "epochs": _epochs(group[0]),
                 "test_examples": group[0]["data"]["test"],
                 "test": {name: _over_seeds(group, name) for name in MEASURES[task]},
                 "training_seconds": [r["training_seconds"] for r in group],
             }
         )
     return rows
+
+
+def _epochs(result: dict[str, Any]) -> float:
+    """How often the run saw each of its examples."""
+    config = result["config"]
+    return config["max_steps"] * config["batch_size"] / result["data"]["examples"]
 
 
 def _over_seeds(group: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -64,9 +75,9 @@ def _over_seeds(group: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def against_fine_tuning(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each arm's accuracy less that of fine-tuning on gold labels, with its standard error.
+    """What each arm's plotted measure is above that of fine-tuning on gold labels.
 
-    The error is None where one of the two has a single seed.
+    With the standard error of the difference: None where one of the two has a single seed.
     """
     found = []
     plain = {(row["task"], row["fraction"]): row for row in rows if row["arm"] == "fine_tuning"}
@@ -74,12 +85,14 @@ def against_fine_tuning(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rival = plain.get((row["task"], row["fraction"]))
         if rival is None or row is rival:
             continue
-        ours, theirs = row["test"]["accuracy"], rival["test"]["accuracy"]
+        measure = PLOTTED[row["task"]]
+        ours, theirs = row["test"][measure], rival["test"][measure]
         found.append(
             {
                 "task": row["task"],
                 "fraction": row["fraction"],
                 "arm": row["arm"],
+                "measure": measure,
                 "difference": ours["mean"] - theirs["mean"],
                 "standard_error": _standard_error(ours, theirs),
             }
@@ -96,13 +109,14 @@ def _standard_error(one: dict[str, Any], other: dict[str, Any]) -> float | None:
 def print_report(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """Print one table: a row for every task, fraction and arm."""
     table = Table(title="Test measures in % (mean ± standard deviation over seeds)")
-    for name in ("task", "data", "examples", "arm", "seeds", "test"):
+    for name in ("task", "data", "examples", "epochs", "arm", "seeds", "test"):
         table.add_column(name, justify="left" if name in ("task", "arm", "test") else "right")
     for row in rows:
         table.add_row(
             row["task"],
             f"{row['fraction']:.1%}",
             str(row["examples"]),
+            f"{row['epochs']:.1f}",
             ARM_NAMES[row["arm"]],
             str(len(row["seeds"])),
             ", ".join(_shown(name, value) for name, value in row["test"].items()),
@@ -116,7 +130,7 @@ def _shown(name: str, value: dict[str, Any]) -> str:
 
 
 def plot_report(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw accuracy over the share of the data, a line an arm."""
+    """Draw one measure of each task over the share of the data, a line an arm."""
     from matplotlib.figure import Figure
 
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
@@ -124,7 +138,7 @@ def plot_report(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for place, arm in enumerate(ARMS):
             found = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
-            values = [row["test"]["accuracy"] for row in found]
+            values = [row["test"][PLOTTED[task]] for row in found]
             axis.errorbar(
                 [100 * row["fraction"] for row in found],
                 [100 * value["mean"] for value in values],
@@ -140,6 +154,6 @@ def plot_report(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xticks([12.5, 25, 50, 100], ["12.5", "25", "50", "100"])
         axis.set_title(task.upper())
         axis.set_xlabel("training data (%)")
-        axis.set_ylabel("test accuracy (%)")
+        axis.set_ylabel(f"test {PLOTTED[task].replace('_', ' ')} (%)")
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=120)
