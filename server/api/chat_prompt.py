@@ -43,12 +43,12 @@ async def prepare_chat(
                 f"{' and tools' if tools else ''} follow it.",
                 "template_not_prefix",
             )
-        return entry, PreparedPrompt(rest, entry.pinned)
+        return entry, entry.prepared(rest)
     matched = context.prompts.match(owner, desk.model, messages, token_ids)
     if matched is None:
         return None, PreparedPrompt(token_ids)
     entry, rest = matched
-    return entry, PreparedPrompt(rest, entry.pinned)
+    return entry, entry.prepared(rest)
 
 
 async def chat_token_ids(

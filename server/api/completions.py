@@ -88,7 +88,9 @@ async def _prepare(
         token_ids = prompt
     if not token_ids:
         raise bad_value("prompt", "prompt must hold at least one token.")
-    return PreparedPrompt(token_ids, entry.pinned if entry else None, continues_text=True)
+    if entry is not None:
+        return entry.prepared(token_ids, continues_text=True)
+    return PreparedPrompt(token_ids, continues_text=True)
 
 
 def _token_limit(desk: ModelDesk, body: CompletionBody, prompts: Sequence[PreparedPrompt]) -> int:

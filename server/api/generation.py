@@ -25,12 +25,14 @@ class PreparedPrompt:
     """One prompt, tokenised.
 
     token_ids: tokens behind the registered prompt (all of them where there is none);
-    pinned: the registered prompt's cache; continues_text: whether the output continues the
+    pinned: the registered prompt's cache; pinned_token_ids: the tokens it stands for;
+    continues_text: whether the output continues the
     prompt's last word, as in text completion.
     """
 
     token_ids: list[int]
     pinned: PinnedCache | None = None
+    pinned_token_ids: Sequence[int] = ()
     continues_text: bool = False
 
     @property
@@ -220,6 +222,7 @@ def plan_generation(
                         prompt.token_ids,
                         params,
                         prompt.pinned,
+                        prompt.pinned_token_ids,
                         settings.grammar,
                     ),
                     detokenizer=IncrementalDetokenizer(model.tokenizer, context),

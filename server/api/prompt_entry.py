@@ -11,6 +11,7 @@ from ...compress.cache import Method
 from ...compress.record import PromptRecord
 from ..engine.pinned import PinnedCache
 from .errors import bad_value, prompt_not_found
+from .generation import PreparedPrompt
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +67,10 @@ class PromptEntry:
         if len(token_ids) <= size or list(token_ids[:size]) != registered:
             return None
         return list(token_ids[size:])
+
+    def prepared(self, rest: list[int], *, continues_text: bool = False) -> PreparedPrompt:
+        """This prompt's cache with the tokens behind it."""
+        return PreparedPrompt(rest, self.pinned, self.record.prompt_token_ids, continues_text)
 
     def as_resource(self) -> dict[str, Any]:
         """The JSON that clients see."""

@@ -38,6 +38,8 @@ class Request:
     """The prompt's tokens after the pinned cache; at least one."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     pinned: PinnedCache | None = None
+    pinned_token_ids: Sequence[int] = ()
+    """The tokens that the pinned cache stands for; ``repetition_penalty`` counts them."""
     grammar: Grammar | None = None
     """What the output must look like. The request ends where nothing can follow, even with
     ``ignore_eos``; ``min_tokens`` does not apply."""

@@ -53,7 +53,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    """Counts prompt and output tokens; the tokens behind a pinned cache are not counted."""
+    """Counts prompt and output tokens, and ``Request.pinned_token_ids``."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token id → number added to its logit."""
 

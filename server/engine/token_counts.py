@@ -17,10 +17,18 @@ class TokenCounts:
         self, rows: list[int], sequences: list[Sequence], vocab_size: int, device: torch.device
     ) -> None:
         params = [s.request.sampling for s in sequences]
-        lengths = [len(s.token_ids) for s in sequences]
-        tokens = np.concatenate([np.array(s.token_ids, dtype=np.int64) for s in sequences])
+        pinned = [list(s.request.pinned_token_ids) for s in sequences]
+        parts = [
+            np.array(before + s.token_ids, dtype=np.int64)
+            for before, s in zip(pinned, sequences, strict=True)
+        ]
+        lengths = [len(part) for part in parts]
+        tokens = np.concatenate(parts)
         is_output = np.concatenate(
-            [np.arange(n) >= s.num_prompt_tokens for n, s in zip(lengths, sequences, strict=True)]
+            [
+                np.arange(n) >= len(before) + s.num_prompt_tokens
+                for n, before, s in zip(lengths, pinned, sequences, strict=True)
+            ]
         )
         owners = np.repeat(np.arange(len(rows)), lengths)
         penalties = np.array(
