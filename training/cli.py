@@ -99,6 +99,7 @@ def step_by_step(
 
 @app.command()
 def minillm(
+    context: typer.Context,
     config: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
     ],
@@ -113,7 +114,7 @@ def minillm(
     from .records import DataError
 
     try:
-        folder = train_minillm(config, resume=resume)
+        folder = train_minillm(config, resume=resume, make_generate=context.obj)
     except (ConfigError, DataError, SparsityError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -212,7 +213,10 @@ def annotate(
         raise typer.Exit(1) from error
     typer.echo(f"Wrote {outcome.output}: {outcome.num_annotated} records")
     if outcome.unparsable is not None:
-        typer.echo(f"Could not read {outcome.num_unparsable} answers: {outcome.unparsable}")
+        typer.echo(
+            f"{outcome.num_unparsable} records have no answer that could be read; what was said is "
+            f"in {outcome.unparsable}"
+        )
 
 
 @app.command()

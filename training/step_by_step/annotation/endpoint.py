@@ -16,7 +16,6 @@ from .retries import TransientError, retry_after, with_retries
 from .teacher import OnAnswer
 
 _MOST_STOPS = 4  # OpenAI takes no more
-_TRIED_FIRST = 5  # questions that may be refused before the fault is taken to be in all of them
 _TRANSIENT = {408, 409, 425, 429}
 _REFUSED = {400, 413, 422}
 
@@ -45,11 +44,7 @@ class Endpoint:
         self._address = f"{config.url.rstrip('/')}/{path}"
 
     def ask(self, questions: Sequence[tuple[int, str]], on_answer: OnAnswer) -> None:
-        """See Teacher.
-
-        Questions are asked one by one until one of them is answered: an interface that is not
-        there, or that no question suits, is then told with one message.
-        """
+        """See Teacher."""
         try:
             asyncio.run(self._ask(questions, on_answer))
         except ExceptionGroup as failures:  # of the workers: one of them ended all
@@ -64,29 +59,9 @@ class Endpoint:
         # How long a request may take is bounded as a whole, not from byte to byte.
         async with httpx.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
             rest = iter(questions)
-            await self._first(client, rest, on_answer)
             async with asyncio.TaskGroup() as workers:
                 for _ in range(self._config.concurrency):
                     workers.create_task(self._work(client, rest, on_answer))
-
-    async def _first(
-        self, client: httpx.AsyncClient, rest: Iterator[tuple[int, str]], on_answer: OnAnswer
-    ) -> None:
-        """Ask until a question is answered, and only then hand on what was refused before it."""
-        refused: list[tuple[int, Answer]] = []
-        for index, question in rest:
-            answer = await self._answer(client, question)
-            if answer.refused is None:
-                for pair in [*refused, (index, answer)]:
-                    on_answer(*pair)
-                return
-            refused.append((index, answer))
-            if len(refused) == _TRIED_FIRST:
-                break
-        if refused:
-            raise AnnotationError(
-                f"{self._address} refuses every question: {refused[0][1].refused}"
-            )
 
     async def _work(
         self, client: httpx.AsyncClient, rest: Iterator[tuple[int, str]], on_answer: OnAnswer

@@ -17,7 +17,7 @@ from .demonstrations import FewShot, load_few_shot
 from .endpoint import Endpoint
 from .errors import AnnotationError
 from .progress import Progress
-from .teacher import Teacher
+from .teacher import RefusalGuard, Teacher
 
 if TYPE_CHECKING:
     from .local_model import MakeGenerate
@@ -101,15 +101,17 @@ def _ask(
         Progress(few_shot.format, len(sources)) as progress,
         _teacher(config, few_shot, progress.count_retry, make_generate) as teacher,
     ):
-        for index in range(len(sources)):
-            if (known := answers.get(index)) is not None:
-                progress.count(known)
+        known = [answer for i in range(len(sources)) if (answer := answers.get(i)) is not None]
+        for answer in known:
+            progress.count(answer)
 
         def keep(index: int, answer: Answer) -> None:
             answers.add(index, answer)
             progress.count(answer)
 
-        teacher.ask(missing, keep)
+        guard = RefusalGuard(keep, any(answer.refused is None for answer in known))
+        teacher.ask(missing, guard)
+        guard.close()
 
 
 @contextmanager

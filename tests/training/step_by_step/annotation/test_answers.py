@@ -10,7 +10,7 @@ from gistserve.training.step_by_step.annotation.answers import Answer, AnswerFil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-INPUTS = ["a", "Größe\n?", "a", "\ud83d"]
+INPUTS = ["a", "\ud83d Größe\n?", "a", "b"]
 ANSWERS = [Answer("東京\u2028"), Answer("half", cut_off=True), Answer("", refused="no"), Answer("")]
 SETTINGS = {"model": "m", "temperature": 0.0}
 

@@ -12,10 +12,12 @@ import pytest
 from gistserve.training.step_by_step.annotation import AnnotationError, annotate
 from gistserve.training.step_by_step.annotation import retries as retry_rule
 from gistserve.training.step_by_step.annotation.retries import retry_after
+from gistserve.training.step_by_step.data import Fields, read_annotated
 
 from .conftest import Configure, rows
 from .fake_endpoint import FakeEndpoint, Misbehaviour
 
+GOOD = b'{"choices": [{"message": {"content": "A. So the answer is b."}}]}'
 NAMES = [f"n{number}" for number in range(12)]
 
 
@@ -40,6 +42,10 @@ def test_records_are_annotated_in_their_order(
     ]
     del expected[-1]["label"]
     assert rows(outcome.output) == expected
+    read = read_annotated(str(outcome.output), Fields())
+    assert [(r.source, r.teacher_label, r.rationale) for r in read] == [
+        (n, n.upper(), f"About {n}.") for n in NAMES
+    ]
     assert sorted(teacher.asked()) == sorted(NAMES)
     assert teacher.most == 3
     _, body, headers = teacher.requests[0]
@@ -68,7 +74,7 @@ def test_what_may_pass_is_tried_again(
             Misbehaviour(200, b'{"choices": [{"message": {"content": 5}}]}'),
             Misbehaviour(200, b'{"choices": [{"text": "completions"}]}'),
         ],
-        "n3": [Misbehaviour(seconds=1.5), Misbehaviour(408)],
+        "n3": [Misbehaviour(200, GOOD, seconds=1.5), Misbehaviour(408)],
     }
     assert annotate(configure(NAMES, timeout=0.7)).num_annotated == 12
     counts = [teacher.asked().count(name) for name in NAMES]
@@ -96,8 +102,8 @@ def test_how_long_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert retry_rule._wait(9, 0.0) == 0 and retry_rule._wait(0, 1e9) == 600
 
 
-def test_an_unreachable_endpoint_is_told_once(configure: Configure) -> None:
-    config = configure(NAMES, url="http://127.0.0.1:9/v1", retries=2)
+def test_an_unreachable_endpoint_is_told(configure: Configure) -> None:
+    config = configure(NAMES, url="http://127.0.0.1:9/v1", retries=2, concurrency=1)
     with pytest.raises(AnnotationError) as told:
         annotate(config)
     message = str(told.value)
@@ -131,7 +137,7 @@ def test_errors_that_stay_end_it_at_once(
     trouble = Misbehaviour(status, b"not here", {"Location": "/v2"})
     teacher.troubles = {name: [trouble] for name in NAMES}
     with pytest.raises(AnnotationError, match=f"{status}: not here.*{hint}"):
-        annotate(configure(NAMES))
+        annotate(configure(NAMES, concurrency=1))
     assert teacher.asked() == ["n0"]
 
 
@@ -154,12 +160,20 @@ def test_an_endpoint_that_refuses_everything_is_not_asked_everything(
 ) -> None:
     refusal = Misbehaviour(**error("no such parameter: stop"), status=400)
     teacher.troubles = {name: [refusal] for name in NAMES}
-    config = configure(NAMES)
-    with pytest.raises(AnnotationError, match="refuses every question: no such parameter: stop"):
+    config = configure(NAMES, concurrency=1)
+    with pytest.raises(AnnotationError, match="every question was refused: no such parameter: st"):
         annotate(config)
     assert teacher.asked() == NAMES[:5]
-    teacher.troubles.clear()
-    assert annotate(config).num_annotated == 12
+    teacher.troubles = {"n0": [refusal], "n11": [refusal]}
+    assert annotate(config).num_annotated == 10
+
+
+def test_refusals_of_all_that_is_left_end_no_run(
+    configure: Configure, teacher: FakeEndpoint
+) -> None:
+    annotate(configure(NAMES, limit=11))
+    teacher.troubles = {"n11": [Misbehaviour(**error("too long"), status=400)]}
+    assert annotate(configure(NAMES)).num_unparsable == 1
 
 
 def test_unparsable_answers_are_kept_apart(configure: Configure, teacher: FakeEndpoint) -> None:

@@ -80,7 +80,7 @@ def test_the_command_tells_what_it_wrote(
     assert done.exit_code == 0
     told = done.stdout.replace("\n", " ")
     assert f"Wrote {config.output}: 9 records" in told
-    assert "Could not read 1 answers: " in told and ".unparsable.jsonl" in told
+    assert "1 records have no answer" in told and ".unparsable.jsonl" in told
 
 
 @pytest.mark.parametrize(

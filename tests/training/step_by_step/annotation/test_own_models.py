@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gistserve.training.config import ConfigError
 from gistserve.training.generate import GenerateTexts, SamplingSettings
 from gistserve.training.step_by_step.annotation import AnnotationError, annotate
 from gistserve.training.step_by_step.annotation.demonstrations import load_few_shot
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ....chat_model import byte_tokenizer, save_chat_model
@@ -30,17 +32,26 @@ NAMES = ["one", "Größe", "three", "four"]
 TOKENS = 9
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_teacher(folder: Path, seed: int) -> Path:
     """A model whose answers depend on all of the prompt, not its end alone."""
-    folder = save_chat_model(tmp_path_factory.mktemp("teacher"), seed=3, adapter=False)
+    save_chat_model(folder, seed=seed, adapter=False)
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.v_proj.weight *= 3
             layer.self_attn.o_proj.weight *= 3
     model.save_pretrained(folder)
+    tokenizer = byte_tokenizer()  # with a token that begins each text, as many have
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", 1)]
+    )
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_teacher(tmp_path_factory.mktemp("teacher"), seed=3)
 
 
 def greedy(folder: Path, api: str, shown: str) -> list[str]:
@@ -92,10 +103,11 @@ def served(folder: Path, store: Path) -> Iterator[str]:
             engine.shutdown()
 
 
-@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize(("api", "seed"), [("chat", 3), ("completions", 9)])
 def test_the_answers_are_those_of_transformers(
-    configure: Configure, folder: Path, tmp_path: Path, api: str
+    configure: Configure, tmp_path: Path, api: str, seed: int
 ) -> None:
+    folder = save_teacher(tmp_path / "teacher", seed)
     with served(folder, tmp_path / "store") as url:
         ways: dict[str, dict[str, Any]] = {
             "server": {"url": url, "model": "big"},
@@ -197,3 +209,5 @@ def test_a_question_without_room_for_an_answer_is_refused(
     assert outcome.unparsable is not None
     reason = rows(outcome.unparsable)[0]["reason"]
     assert "refused: 20" in reason and "more than the 2048 positions" in reason
+    with pytest.raises(AnnotationError, match="every question was refused: 20"):
+        annotate(replace(config, output=config.output.replace("out", "other"), limit=1))
