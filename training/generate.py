@@ -1,6 +1,7 @@
 """What trainers ask of a generator of texts, and one made of a transformers model."""
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,9 @@ class SamplingSettings:
 GenerateTexts = Callable[[list[list[int]], SamplingSettings], list[list[int]]]
 """Token ids of prompts to token ids of continuations, in the same order. A continuation that came
 to an end has the end token as its last; one that was cut off at max_new_tokens has none."""
+
+MakeGenerate = Callable[[PreTrainedModel], AbstractContextManager[GenerateTexts | None]]
+"""Takes a model over until the context ends; gives None for one that it cannot run."""
 
 
 class TransformersGenerate:

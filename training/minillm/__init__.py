@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..generate import MakeGenerate
     from .config import MiniLLMConfig
-    from .run import TeacherGenerate
 
 
 def train_minillm(
     config: "MiniLLMConfig | str | Path",
     *,
     resume: bool = False,
-    teacher_generate: "TeacherGenerate | None" = None,
+    make_generate: "MakeGenerate | None" = None,
 ) -> Path:
     """See `run.train_minillm`, which this imports when called: the Trainer is slow to import."""
     from .run import train_minillm as run
 
-    return run(config, resume=resume, teacher_generate=teacher_generate)
+    return run(config, resume=resume, make_generate=make_generate)

@@ -1,8 +1,12 @@
 """One distillation run: from a configuration to a student that can be served."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from ...compress.sparse.output_folder import check_free
 from ..accelerate_checkpoints import saved_checkpoints
@@ -15,7 +19,7 @@ from ..checkpoints import (
 )
 from ..config import ConfigError, load_config
 from ..extras import require_extras
-from ..generate import GenerateTexts, SamplingSettings, TransformersGenerate
+from ..generate import GenerateTexts, MakeGenerate, SamplingSettings, TransformersGenerate
 from ..records import hold_out
 from ..tensorboard import tensorboard_callbacks
 from .artifact import MODEL, write_artifact
@@ -23,7 +27,7 @@ from .config import MiniLLMConfig
 from .data import Pair, read_pairs
 from .evaluation import Evaluation, Measures
 from .fine_tuning import Phase, fine_tune
-from .models import Models, load_models
+from .models import load_models
 from .on_policy import learn_on_policy
 from .spread import SpreadGenerate
 from .teacher_responses import TeacherResponses
@@ -32,22 +36,20 @@ from .template import PromptTemplate
 WARM_START = "warm_start"
 TEACHER_RESPONSES = "teacher_responses.jsonl"
 
-TeacherGenerate = Callable[[Models, MiniLLMConfig], GenerateTexts]
-"""Makes what writes the teacher's responses for method seqkd."""
-
 
 def train_minillm(
     config: MiniLLMConfig | str | Path,
     *,
     resume: bool = False,
-    teacher_generate: TeacherGenerate | None = None,
+    make_generate: MakeGenerate | None = None,
 ) -> Path:
     """Train by `config` (or the YAML file of that path) and return the folder of the student.
 
     `resume` goes on with the run under `output_dir`, exactly where it stopped. `output_dir` holds
     the student in `model/`, `results.json` with all measures, checkpoints in `checkpoints/`, those
-    of minillm's first phase in `warm_start/`, TensorBoard files in `runs/`. `teacher_generate`:
-    what method seqkd has the teacher write with; transformers' own generate by default.
+    of minillm's first phase in `warm_start/`, TensorBoard files in `runs/`. `make_generate`:
+    runs the teacher while it writes the responses of method seqkd, where it can; by default
+    transformers does.
 
     Raises ConfigError, DataError; SparsityError where `model/` is not free.
     """
@@ -57,14 +59,15 @@ def train_minillm(
     output = Path(config.output_dir)
     check_free(output / MODEL)
     _check_start(config, output, resume)
-    return _Run(config, output, teacher_generate or _teacher_generate).result()
+    PartialState(cpu=config.device == "cpu")  # before anything asks for a device
+    return _Run(config, output, make_generate).result()
 
 
 class _Run:
     """The parts of a run, made in their order."""
 
     def __init__(
-        self, config: MiniLLMConfig, output: Path, teacher_generate: TeacherGenerate
+        self, config: MiniLLMConfig, output: Path, make_generate: MakeGenerate | None
     ) -> None:
         self._config = config
         self._output = output
@@ -72,7 +75,7 @@ class _Run:
         self._template = PromptTemplate(config.prompt_template, self._models.tokenizer)
         self._train, self._validation, self._test = self._read()
         self._evaluation = Evaluation(self._models, self._template, config)
-        self._teacher_generate = teacher_generate
+        self._make_generate = make_generate
 
     def result(self) -> Path:
         """Train, measure, and write the student."""
@@ -151,18 +154,23 @@ class _Run:
             path=Path(config.teacher_responses or self._output / TEACHER_RESPONSES),
             teacher=config.teacher,
             settings=SamplingSettings(config.max_new_tokens, config.temperature, config.seed),
-            generate=SpreadGenerate(self._teacher_generate(self._models, config)),
+            make_generate=self._teacher_generate,
             template=self._template,
             end_ids=self._models.end_ids,
         )
         return responses.pairs(self._train)
 
-
-def _teacher_generate(models: Models, config: MiniLLMConfig) -> GenerateTexts:
-    assert models.teacher is not None
-    return TransformersGenerate(
-        models.teacher, models.end_ids, models.pad_id, config.generation_batch_size
-    )
+    @contextmanager
+    def _teacher_generate(self) -> Iterator[GenerateTexts]:
+        """What the teacher writes with: a copy of it, since an engine may rebuild its model."""
+        models = self._models
+        teacher = copy.deepcopy(models.teacher).to(PartialState().device)
+        teacher.generation_config.eos_token_id = sorted(models.end_ids)
+        with nullcontext() if self._make_generate is None else self._make_generate(teacher) as made:
+            size = self._config.generation_batch_size
+            yield SpreadGenerate(
+                made or TransformersGenerate(teacher, models.end_ids, models.pad_id, size)
+            )
 
 
 def _check_start(config: MiniLLMConfig, output: Path, resume: bool) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ the responses are the same however often the run is interrupted."""
 class TeacherResponses:
     """A JSONL file of the teacher's responses, and beside it (`.settings.json`) what made them.
 
-    path: of the file. teacher: the model's name. settings: how responses are drawn. generate: draws
-    them. A file that is whole is only read; one that was cut off is gone on with.
+    path: of the file. teacher: the model's name. settings: how responses are drawn. make_generate:
+    makes what draws them, if any are missing. A file that is whole is only read; one that was cut
+    off is gone on with.
     """
 
     def __init__(
@@ -32,14 +34,14 @@ class TeacherResponses:
         path: Path,
         teacher: str,
         settings: SamplingSettings,
-        generate: GenerateTexts,
+        make_generate: Callable[[], AbstractContextManager[GenerateTexts]],
         template: PromptTemplate,
         end_ids: frozenset[int],
     ) -> None:
         self._path = path
         self._teacher = teacher
         self._settings = settings
-        self._generate = generate
+        self._make_generate = make_generate
         self._template = template
         self._end_ids = end_ids
 
@@ -54,19 +56,23 @@ class TeacherResponses:
         PartialState().wait_for_everyone()
         responses = self._written()[: len(data)]
         PartialState().wait_for_everyone()
-        self._write_missing(data, responses)
+        if len(responses) < len(data):
+            with self._make_generate() as generate:
+                self._write_missing(generate, data, responses)
         return [
             Pair(pair.prompt, self._template.decode(pair.prompt_ids, ids), pair.prompt_ids, ids)
             for pair, ids in zip(data, responses, strict=True)
         ]
 
-    def _write_missing(self, data: Sequence[Pair], responses: list[list[int]]) -> None:
+    def _write_missing(
+        self, generate: GenerateTexts, data: Sequence[Pair], responses: list[list[int]]
+    ) -> None:
         """Append what is missing to `responses` and to the file, chunk by chunk."""
         starts = range(len(responses), len(data), CHUNK)
         for start in tqdm(starts, desc="teacher's responses", unit=f" x {CHUNK}", mininterval=1):
             chunk = data[start : start + CHUNK]
             settings = replace(self._settings, seed=self._settings.seed + start)
-            written = self._generate([pair.prompt_ids for pair in chunk], settings)
+            written = generate([pair.prompt_ids for pair in chunk], settings)
             responses.extend(written)
             if PartialState().is_main_process:
                 self._append(chunk, written)

@@ -1,6 +1,7 @@
 """The teacher's responses: written once, gone on with after a stop, used again."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def pairs(count: int) -> list[Pair]:
 
 
 def responses(path: Path, writer: Writer, teacher: str = "big") -> TeacherResponses:
-    return TeacherResponses(path, teacher, SETTINGS, writer, TEMPLATE, frozenset({1}))
+    return TeacherResponses(
+        path, teacher, SETTINGS, lambda: nullcontext(writer), TEMPLATE, frozenset({1})
+    )
 
 
 def test_they_take_the_place_of_the_data_s(tmp_path: Path) -> None:
