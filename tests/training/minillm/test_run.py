@@ -37,8 +37,9 @@ def taught(folder: Path) -> Path:
     """A teacher that knows the data well."""
     model = {"model": str(folder / "teacher"), "teacher": None, "method": "sft"}
     config = settings(
-        folder, folder / "taught", **model, sft_epochs=50, sft_learning_rate=1e-2, select_by="loss"
-    )
+        folder, folder / "taught", **model, sft_epochs=50, sft_learning_rate=1e-2,
+        sft_eval_steps=50, select_by="loss",
+    )  # fmt: skip
     return train_minillm(config)
 
 
