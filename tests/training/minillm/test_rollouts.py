@@ -144,15 +144,26 @@ def test_sampling_is_a_function_of_its_seed() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_sampled_rows_stay_with_their_prompts() -> None:
-    pair = tiny_pair()
-    drawn = RolloutSettings(0.2, 6, frozenset({END}), pad_id=1, batch_size=2)
-    rollouts = sample_rollouts(pair, PROMPTS, drawn, seed=3)
-    for row, prompt in enumerate(PROMPTS):
-        assert rollouts.input_ids[row, : len(prompt)].tolist() == prompt
-        own = rollouts.input_ids[row][rollouts.mask[row]].tolist()
-        assert len(own) == 6 or own[-1] == END
-        assert END not in own[:-1]
+def test_sampled_responses_follow_their_prompts() -> None:
+    """Of a student that leaves nothing to chance."""
+    student = tiny_llama(2, vocabulary=9)
+    with torch.no_grad():
+        student.lm_head.weight *= 1000
+    pair = ModelPair(SplitModel(student), SplitModel(tiny_llama(1, vocabulary=9, width=12)))
+    prompts = [[5, 6, 7], [1], [8, 2], [4], [7, 7, 7, 1]]
+    drawn = RolloutSettings(0.0, 6, frozenset({END}), pad_id=1, batch_size=2)
+    rollouts = sample_rollouts(pair, prompts, drawn, seed=3)
+    said = set()
+    for row, prompt in enumerate(prompts):
+        whole = list(prompt)
+        while len(whole) < len(prompt) + 6 and END not in whole[len(prompt) :]:
+            whole.append(int(student(torch.tensor([whole])).logits[0, -1].argmax()))
+        assert rollouts.input_ids[row, : len(whole)].tolist() == whole
+        assert rollouts.mask[row].nonzero().flatten().tolist() == list(
+            range(len(prompt), len(whole))
+        )
+        said.add(tuple(whole[len(prompt) :]))
+    assert len(said) >= 4, "responses are too alike to be mixed up"
 
 
 @pytest.mark.parametrize(("prompts", "responses"), [([[]], [[1]]), ([[1]], [[]])])
