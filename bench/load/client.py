@@ -34,6 +34,7 @@ class LoadClient:
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
         self.target = target
         self._session = session
+        self._url = target.url + target.endpoint.path
 
     async def send(self, request: LoadRequest, start: float, due: float | None = None) -> Sample:
         """One request from sending to the end of its answer; errors are told in the sample.
@@ -57,9 +58,7 @@ class LoadClient:
 
     async def _stream(self, body: bytes, sent: float, sample: Sample) -> None:
         headers = {"Content-Type": "application/json"}
-        async with self._session.post(
-            self.target.endpoint.path, data=body, headers=headers
-        ) as response:
+        async with self._session.post(self._url, data=body, headers=headers) as response:
             if response.status != 200:
                 raise _AnswerError(f"HTTP {response.status}: {_message(await response.read())}")
             decoder = EventDecoder()
@@ -77,7 +76,7 @@ async def open_session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=target.timeout)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
     async with aiohttp.ClientSession(
-        target.url, headers=target.headers, timeout=timeout, connector=connector
+        headers=target.headers, timeout=timeout, connector=connector
     ) as session:
         yield session
 
@@ -147,10 +146,10 @@ def _message(body: bytes) -> str:
     return str(error).strip()[:_MESSAGE_LENGTH] or "(empty answer)"
 
 
-async def get_json(session: aiohttp.ClientSession, path: str) -> Any:
+async def get_json(session: aiohttp.ClientSession, url: str) -> Any:
     """Decoded JSON of a GET; None where there is no such answer."""
     try:
-        async with session.get(path) as response:
+        async with session.get(url) as response:
             return await response.json(content_type=None) if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return None

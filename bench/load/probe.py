@@ -41,7 +41,7 @@ async def first_model(session: aiohttp.ClientSession, url: str) -> str:
     Raises:
         LoadError: there is no server, or it lists no model.
     """
-    found = await get_json(session, "/v1/models")
+    found = await get_json(session, f"{url}/v1/models")
     try:
         return str(found["data"][0]["id"])
     except (TypeError, KeyError, IndexError) as error:

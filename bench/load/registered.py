@@ -41,7 +41,7 @@ async def registered(
     finally:
         for resource in made:
             if resource["created"]:
-                await _delete(resource["id"], session)
+                await _delete(f"{target.url}/v1/prompts/{resource['id']}", session)
 
 
 async def _register(
@@ -53,7 +53,7 @@ async def _register(
     body = {"model": target.model, "compression": compression, **content}
     start = perf_counter()
     try:
-        async with session.post("/v1/prompts", json=body) as response:
+        async with session.post(f"{target.url}/v1/prompts", json=body) as response:
             answer = await response.text()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise LoadError(f"{target.url} did not register a prompt: {error!r}.") from error
@@ -66,12 +66,12 @@ async def _register(
     return json.loads(answer) | {"seconds": seconds, "created": response.status == 201}
 
 
-async def _delete(prompt_id: str, session: aiohttp.ClientSession) -> None:
+async def _delete(url: str, session: aiohttp.ClientSession) -> None:
     try:
-        async with session.delete(f"/v1/prompts/{prompt_id}") as response:
+        async with session.delete(url) as response:
             response.raise_for_status()
     except (aiohttp.ClientError, TimeoutError) as error:
-        logger.warning("the prompt %s stays registered: %s", prompt_id, error)
+        logger.warning("%s stays registered: %s", url, error)
 
 
 def prompt_facts(resources: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -110,13 +110,13 @@ class _Run:
         rng = np.random.default_rng((self._settings.seed, number))
         await self._warm_up(point, number, rng)
         requests = self._draw(self._settings.requests, rng)
-        model = self._client.target.model
-        before = await scrape(self._session, model)
+        target = self._client.target
+        before = await scrape(self._session, target.url, target.model)
         wall, processor = perf_counter(), process_time()
         samples = await self._send(point, requests, rng)
         duration, busy = perf_counter() - wall, process_time() - processor
         await asyncio.sleep(_SETTLE_SECONDS if before else 0)
-        after = await scrape(self._session, model)
+        after = await scrape(self._session, target.url, target.model)
         return {
             "load": point.facts(),
             **figures(samples, duration, self._settings.slo),

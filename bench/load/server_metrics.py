@@ -34,10 +34,10 @@ def read_totals(text: str, model: str) -> dict[str, float]:
     return totals
 
 
-async def scrape(session: aiohttp.ClientSession, model: str) -> dict[str, float]:
+async def scrape(session: aiohttp.ClientSession, url: str, model: str) -> dict[str, float]:
     """The totals at /metrics; empty where there are none."""
     try:
-        async with session.get("/metrics") as response:
+        async with session.get(f"{url}/metrics") as response:
             if response.status != 200:
                 return {}
             return read_totals(await response.text(), model)

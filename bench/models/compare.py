@@ -72,11 +72,11 @@ async def _compare(settings: ModelsSettings, url: str, console: Console) -> dict
     )
     async with open_session(target) as session:
         with console.status("asking the server") as status:
-            info = await get_json(session, "/server_info")
+            info = await get_json(session, f"{url}/server_info")
             taken = sizes(info, settings.sources)
             found = await _rounds(settings, target, session, status.update)
-            quality = await _quality(settings, names, session, status.update)
-        after = await get_json(session, "/server_info")
+            quality = await _quality(settings, target, session, status.update)
+        after = await get_json(session, f"{url}/server_info")
     speed = summarise(found, names)
     return {
         "version": (info or {}).get("version"),
@@ -116,12 +116,12 @@ async def _rounds(
 
 
 async def _quality(
-    settings: ModelsSettings, names: Sequence[str], session: aiohttp.ClientSession, on_step: Any
+    settings: ModelsSettings, target: Target, session: aiohttp.ClientSession, on_step: Any
 ) -> dict[str, Any]:
     if not settings.labelled:
         return {}
     found = {}
-    for name in names:
+    for name in (source.name for source in settings.sources):
         done = 0
 
         def advance(name: str = name) -> None:
@@ -131,8 +131,7 @@ async def _quality(
 
         texts = await answers(
             session,
-            name,
-            settings.endpoint,
+            replace(target, model=name),
             settings.labelled,
             max_tokens=settings.max_tokens,
             concurrency=settings.concurrency,

@@ -15,6 +15,7 @@ from ...training.metrics import exact_match, rouge_l
 from ...training.records import DataError, read_records, read_text
 from ..load.endpoint import Endpoint
 from ..load.errors import LoadError
+from ..load.target import Target
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def read_labelled(
 
 async def answers(
     session: aiohttp.ClientSession,
-    model: str,
-    endpoint: Endpoint,
+    target: Target,
     rows: Sequence[Labelled],
     *,
     max_tokens: int,
@@ -67,7 +67,7 @@ async def answers(
 
     async def work() -> None:
         for place, row in upcoming:
-            texts[place] = await _answer(session, model, endpoint, row.prompt, max_tokens)
+            texts[place] = await _answer(session, target, row.prompt, max_tokens)
             on_done()
 
     await asyncio.gather(*(work() for _ in range(concurrency)))
@@ -75,22 +75,24 @@ async def answers(
 
 
 async def _answer(
-    session: aiohttp.ClientSession, model: str, endpoint: Endpoint, prompt: str, max_tokens: int
+    session: aiohttp.ClientSession, target: Target, prompt: str, max_tokens: int
 ) -> str:
-    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0.0}
-    if endpoint is Endpoint.chat:
+    body: dict[str, Any] = {"model": target.model, "max_tokens": max_tokens, "temperature": 0.0}
+    if target.endpoint is Endpoint.chat:
         body["messages"] = [{"role": "user", "content": prompt}]
     else:
         body["prompt"] = prompt
     try:
-        async with session.post(endpoint.path, json=body) as response:
+        async with session.post(target.url + target.endpoint.path, json=body) as response:
             text = await response.text()
             if response.status != 200:
-                raise LoadError(f"{model} gave no answer: HTTP {response.status}: {text[:300]}.")
+                raise LoadError(
+                    f"{target.model} gave no answer: HTTP {response.status}: {text[:300]}."
+                )
             choice = (await response.json(content_type=None))["choices"][0]
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise LoadError(f"{model} gave no answer: {error!r}.") from error
-    return str(choice["message"]["content"] if endpoint is Endpoint.chat else choice["text"])
+        raise LoadError(f"{target.model} gave no answer: {error!r}.") from error
+    return str(choice["message"]["content"] if target.endpoint is Endpoint.chat else choice["text"])
 
 
 def scores(texts: Sequence[str], rows: Sequence[Labelled]) -> dict[str, Any]:

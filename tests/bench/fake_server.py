@@ -15,6 +15,24 @@ Step = float | bytes | str
 """Seconds to wait; bytes of one packet; "drop" breaks the connection off."""
 
 
+@dataclass
+class Clock:
+    """A clock for the client, which the server moves on: delays are exact, and nobody waits."""
+
+    now: float = 100.0
+    readings: int = 0
+
+    def __call__(self) -> float:
+        self.readings += 1
+        return self.now
+
+    async def read_since(self, readings: int) -> None:
+        """Return when the client has looked at it again, as it does for every packet."""
+        async with asyncio.timeout(30):
+            while self.readings == readings:
+                await asyncio.sleep(0.001)
+
+
 def data(body: dict[str, Any] | str) -> bytes:
     """One event."""
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
@@ -41,9 +59,13 @@ DONE = data("[DONE]")
 
 @dataclass
 class FakeServer:
-    """`answer(path, body)` gives status and steps; JSON of other paths is in `documents`."""
+    """`answer(path, body)` gives status and steps; JSON of other paths is in `documents`.
+
+    With a clock, seconds pass on it alone.
+    """
 
     answer: Callable[[str, dict[str, Any]], tuple[int, Sequence[Step]]]
+    clock: Clock | None = None
     url: str = ""
     documents: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -93,16 +115,25 @@ class FakeServer:
         writer.write(f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         for step in steps:
             if isinstance(step, float):
-                await asyncio.sleep(step)
+                await self._wait(step)
             elif isinstance(step, bytes):
+                readings = self.clock.readings if self.clock else 0
                 writer.write(b"%x\r\n%s\r\n" % (len(step), step))
                 await writer.drain()
+                if self.clock:
+                    await self.clock.read_since(readings)
             else:
                 writer.transport.abort()
                 return False
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+    async def _wait(self, seconds: float) -> None:
+        if self.clock:
+            self.clock.now += seconds
+        else:
+            await asyncio.sleep(seconds)
 
 
 StartServer = Callable[..., FakeServer]
@@ -115,8 +146,10 @@ def start_server() -> Iterator[StartServer]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def start(answer: Callable[..., tuple[int, Sequence[Step]]]) -> FakeServer:
-        fake = FakeServer(answer)
+    def start(
+        answer: Callable[..., tuple[int, Sequence[Step]]], clock: Clock | None = None
+    ) -> FakeServer:
+        fake = FakeServer(answer, clock)
 
         async def listen() -> asyncio.Server:
             return await asyncio.start_server(fake.serve, "127.0.0.1", 0)

@@ -23,11 +23,11 @@ def ask(url: str, endpoint: Endpoint) -> list[str]:
     done: list[None] = []
 
     async def go() -> list[str]:
-        async with open_session(Target(url, "m", endpoint)) as session:
+        target = Target(url, "m", endpoint)
+        async with open_session(target) as session:
             return await answers(
                 session,
-                "m",
-                endpoint,
+                target,
                 ROWS,
                 max_tokens=9,
                 concurrency=3,
