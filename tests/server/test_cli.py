@@ -14,7 +14,7 @@ def run_python(code: str) -> None:
 
 
 COMMANDS = ["", "serve", "prompts", "prompts register", "chat", "demo", "train", "train gist"]
-COMMANDS += ["train demo", "bench"]
+COMMANDS += ["train demo", "train annotate", "bench"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
