@@ -50,12 +50,17 @@ def records(count: int, **changes: Any) -> list[dict[str, Any]]:
     return [{"input": f"Ana has {i % 10} coins"} | whole | changes for i in range(count)]
 
 
-ARMS = [("standard", "gold"), ("standard", "teacher"), ("single_task", "gold"),
-        ("step_by_step", "gold"), ("step_by_step", "teacher")]  # fmt: skip
+ARMS = [
+    ("llama", "standard", "gold"),
+    ("llama", "standard", "teacher"),
+    ("llama", "single_task", "gold"),
+    ("llama", "step_by_step", "teacher"),
+    ("t5", "single_task", "gold"),
+    ("t5", "step_by_step", "gold"),
+]
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
-@pytest.mark.parametrize(("method", "labels"), ARMS)
+@pytest.mark.parametrize(("kind", "method", "labels"), ARMS)
 def test_each_arm_learns_its_labels(
     kind: str, method: Any, labels: Any, bases: Path, tmp_path: Path
 ) -> None:
