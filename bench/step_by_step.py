@@ -16,6 +16,7 @@ from .step_by_step_report import against_fine_tuning, plot_report, print_report,
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+_PLACES = ("model", "train_data", "validation_data", "test_data", "output_dir")
 
 
 def compare(
@@ -57,14 +58,22 @@ def write_report(runs: list[Run], work: Path, output: Path) -> list[dict[str, An
 
 
 def read_results(runs: Iterable[Run], work: Path) -> list[dict[str, Any]]:
-    """What each finished run wrote, with its task, arm, fraction and seed."""
+    """What each finished run wrote, with its task, arm, fraction and seed; places by name alone."""
     found = []
     for run in runs:
         if _is_done(run, work):
             result = json.loads((work / run.name / RESULTS).read_text(encoding="utf-8"))
             key = {"task": run.task, "arm": run.arm, "fraction": run.fraction, "seed": run.seed}
-            found.append({"run": key} | result)
+            found.append({"run": key} | _without_folders(result))
     return found
+
+
+def _without_folders(result: dict[str, Any]) -> dict[str, Any]:
+    """Where files lay on one machine tells others nothing."""
+    config = result["config"]
+    places = {name: config.get(name) for name in _PLACES}
+    named = {name: place and Path(place).name for name, place in places.items()}
+    return result | {"config": config | named, "base_model": named["model"]}
 
 
 def _is_done(run: Run, work: Path) -> bool:

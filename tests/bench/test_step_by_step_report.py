@@ -21,7 +21,7 @@ def write_runs(work: Path) -> list[Run]:
         for seed, accuracy in enumerate(measures, start=1):
             run = Run("cqa", arm, 0.25, seed)  # type: ignore[arg-type]
             result: dict[str, Any] = {
-                "config": {"max_steps": 30, "batch_size": 5},
+                "config": {"max_steps": 30, "batch_size": 5, "train_data": "/home/me/a.jsonl"},
                 "measures": {"test": {"accuracy": 0.0, "ranked_accuracy": accuracy, "listed": 0.9}},
                 "data": {"examples": 50, "test": 20},
                 "training_seconds": 1.5,
@@ -54,6 +54,7 @@ def test_the_report_is_written_and_printed(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "work")
     rows = write_report(runs, tmp_path / "work", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
+    assert written["runs"][0]["config"]["train_data"] == "a.jsonl"
     assert (written["finished_runs"], written["planned_runs"]) == (5, 6)
     assert (tmp_path / "out.png").stat().st_size > 1000
     console = Console(record=True, width=200)
