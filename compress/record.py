@@ -28,8 +28,9 @@ def new_prompt_id() -> str:
 class PromptRecord:
     """A registered prompt. Times are Unix seconds; treat lists and dicts as read-only.
 
-    Exactly one of `messages` and `text` is set. `owner` is a hash of the API key that made the
-    prompt, "" without keys. The fields from `prompt_hash` to `uncompressed_bytes` describe the
+    Exactly one of `messages` and `text` is set. With `variables` (names of `{{name}}` in them) the
+    prompt's tokens are those in front of the first one. `owner` is a hash of the API key that made
+    the prompt, "" without keys. The fields from `prompt_hash` to `uncompressed_bytes` describe the
     cache and are filled in by `for_cache` (the store does so in `put`).
     Raises PromptRecordError for values that could not be kept.
     """
@@ -47,6 +48,7 @@ class PromptRecord:
     expires_at: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     auto_match: bool = False
+    variables: list[str] = field(default_factory=list)
 
     prompt_hash: str = ""
     cache_hash: str = ""
@@ -148,7 +150,7 @@ class PromptRecord:
         record = content.get("record")
         if not isinstance(record, dict) or content.get("sha256") != _checksum(record):
             raise PromptRecordError("prompt record does not match its checksum: it is corrupted")
-        if differing := sorted(record.keys() ^ _KINDS.keys()):
+        if differing := sorted((record.keys() ^ _KINDS.keys()) - (_LATER - record.keys())):
             raise PromptRecordError(f"prompt record has missing or unknown field {differing[0]!r}")
         stored = cls(**record)
         if not _HASH.fullmatch(stored.cache_hash):
@@ -170,4 +172,6 @@ def _kinds(annotation: Any) -> tuple[type, ...]:
     return (*kinds, int) if float in kinds else kinds
 
 
+# Records of the first releases lack these, and have their defaults.
+_LATER = {"variables"}
 _KINDS = {item.name: _kinds(item.type) for item in fields(PromptRecord)}

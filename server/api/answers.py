@@ -208,6 +208,7 @@ class Prompt(Answer):
     status: Literal["ready", "failed"]
     error: str | None = Field(None, description="Why the prompt cannot be used, where it failed.")
     compression: PromptCompression
+    variables: list[str] = Field(description="Names of values that each request gives.")
     usage: PromptUsage
     metadata: dict[str, Any]
 

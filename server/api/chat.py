@@ -14,7 +14,7 @@ from .context import ApiContext, api_context, owner
 from .errors import bad_value
 from .generation import check_fits
 from .openapi import error_responses
-from .schemas import ChatBody, plain_message, referenced_prompt
+from .schemas import ChatBody, plain_message, prompt_values, referenced_prompt
 from .tool_schemas import ToolUse
 
 router = APIRouter(tags=["chat"])
@@ -37,7 +37,15 @@ async def create_chat_completion(
     desk, entry = context.choose(owner, body.model, referenced_prompt(body.prompt_id, body.prompt))
     messages = [plain_message(message) for message in body.messages]
     tools = ChatTools.of(desk, ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls))
-    entry, prompt = await prepare_chat(context, desk, entry, messages, owner, tools.rendered)
+    entry, prompt = await prepare_chat(
+        context,
+        desk,
+        entry,
+        messages,
+        owner,
+        prompt_values(body.prompt_variables, body.prompt),
+        tools.rendered,
+    )
     check_fits(desk.model, prompt, body.token_limit, "messages")
     sampling = body.engine_sampling(body.token_limit, body.logprobs_wanted)
     settings = body.answer_settings(sampling, await tools.grammar(desk, body.response_format))

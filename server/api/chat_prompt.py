@@ -1,6 +1,6 @@
 """From a conversation to the tokens that the engine computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .context import ApiContext, ModelDesk
@@ -15,6 +15,7 @@ async def prepare_chat(
     entry: PromptEntry | None,
     messages: Sequence[dict[str, Any]],
     owner: str,
+    variables: Mapping[str, Any] | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
     param: str = "messages",
 ) -> tuple[PromptEntry | None, PreparedPrompt]:
@@ -24,6 +25,7 @@ async def prepare_chat(
         entry: the prompt that the request names; without one a prompt that the messages begin
             with is looked for.
         messages: the request's own, which follow the prompt's.
+        variables: values of the named prompt's variables.
         tools: as the chat template gets them.
         param: the field that the messages came in, for errors.
 
@@ -31,7 +33,13 @@ async def prepare_chat(
         ApiError: 400 for messages that the model's template refuses, or that break the prompt.
     """
     token_ids = await chat_token_ids(
-        desk, entry, messages, generation_prompt=True, tools=tools, param=param
+        desk,
+        entry,
+        messages,
+        generation_prompt=True,
+        variables=variables,
+        tools=tools,
+        param=param,
     )
     if entry is not None:
         rest = entry.rest_of(token_ids)
@@ -57,12 +65,15 @@ async def chat_token_ids(
     messages: Sequence[dict[str, Any]],
     *,
     generation_prompt: bool,
+    variables: Mapping[str, Any] | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
     param: str = "messages",
 ) -> list[int]:
     """Tokens of the whole conversation, a registered prompt's messages first."""
     if entry is not None:
-        messages = [*entry.chat_messages(), *messages]
+        messages = [*entry.chat_messages(entry.values(variables)), *messages]
+    elif variables:
+        raise bad_value("prompt.variables", "There is no prompt that these variables belong to.")
     return await desk.renderer.chat(
         messages, generation_prompt=generation_prompt, tools=tools, param=param
     )

@@ -16,6 +16,7 @@ from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
 from .logprobs import completion_logprobs
 from .openapi import error_responses
 from .prompt_entry import PromptEntry
+from .prompt_variables import fill
 from .reply import Reply
 from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody, check_token_ids
 
@@ -42,7 +43,8 @@ async def create_completion(
     _refuse_unsupported(body)
     desk, entry = context.choose(owner, body.model, body.prompt_id)
     _refuse_across_prompt(body, entry)
-    prompts = [await _prepare(desk, entry, prompt) for prompt in body.prompts]
+    filled = await _filled_prompt(desk, entry, body.prompt_variables)
+    prompts = [await _prepare(desk, entry, filled, prompt) for prompt in body.prompts]
     for prompt in prompts:
         check_fits(desk.model, prompt, body.max_tokens, "prompt")
     want_prompt = body.logprobs if body.echo else None
@@ -78,8 +80,32 @@ def _refuse_across_prompt(body: CompletionBody, entry: PromptEntry | None) -> No
         )
 
 
+async def _filled_prompt(
+    desk: ModelDesk, entry: PromptEntry | None, variables: dict[str, Any] | None
+) -> list[int]:
+    """The tokens from a registered text's first variable to its end."""
+    if entry is None or not (entry.record.variables or variables):
+        return []
+    if entry.record.text is None:
+        raise bad_value(
+            "prompt_id",
+            f"The prompt `{entry.record.id}` has variables in its messages; use it in a chat.",
+        )
+    values = entry.values(variables)
+    registered = entry.record.prompt_token_ids
+    text = fill(entry.record.text or "", values)
+    token_ids = await desk.renderer.text(text, special_tokens=True)
+    if token_ids[: len(registered)] != registered:
+        raise bad_value(
+            "prompt_variables",
+            f"With these values the tokens of the prompt `{entry.record.id}` no longer begin with "
+            "the compressed ones. Begin the values in another way, with a space for one.",
+        )
+    return token_ids[len(registered) :]
+
+
 async def _prepare(
-    desk: ModelDesk, entry: PromptEntry | None, prompt: str | list[int]
+    desk: ModelDesk, entry: PromptEntry | None, filled: list[int], prompt: str | list[int]
 ) -> PreparedPrompt:
     if isinstance(prompt, str):
         token_ids = await desk.renderer.text(prompt, special_tokens=entry is None)
@@ -89,7 +115,7 @@ async def _prepare(
     if not token_ids:
         raise bad_value("prompt", "prompt must hold at least one token.")
     if entry is not None:
-        return entry.prepared(token_ids, continues_text=True)
+        return entry.prepared([*filled, *token_ids], continues_text=True)
     return PreparedPrompt(token_ids, continues_text=True)
 
 

@@ -12,6 +12,7 @@ from ...compress.record import PromptRecord
 from ..engine.pinned import PinnedCache
 from .errors import bad_value, prompt_not_found
 from .generation import PreparedPrompt
+from .prompt_variables import fill_messages, values_for
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +34,7 @@ class PromptEntry:
         record = self.record
         content = record.text if record.messages is None else record.messages
         self.identity = identity_of(
-            record.owner, record.model, record.method, record.gist_tokens, content
+            record.owner, record.model, record.method, record.gist_tokens, content, record.variables
         )
 
     def is_expired(self, now: float) -> bool:
@@ -50,7 +51,11 @@ class PromptEntry:
                 "prompt_failed",
             )
 
-    def chat_messages(self) -> list[dict[str, Any]]:
+    def values(self, given: Mapping[str, Any] | None) -> dict[str, str]:
+        """The values of the prompt's variables; ApiError (400) where they do not fit."""
+        return values_for(self.record.variables, given, "prompt.variables")
+
+    def chat_messages(self, values: Mapping[str, str]) -> list[dict[str, Any]]:
         """The registered messages; ApiError (400) for a prompt registered as text."""
         if self.record.messages is None:
             raise bad_value(
@@ -58,7 +63,7 @@ class PromptEntry:
                 f"The prompt `{self.record.id}` was registered as text; use it with "
                 "/v1/completions, or register it as messages.",
             )
-        return self.record.messages
+        return fill_messages(self.record.messages, values)
 
     def rest_of(self, token_ids: Sequence[int]) -> list[int] | None:
         """The tokens behind the registered ones; None if these are not the first, or all."""
@@ -92,6 +97,7 @@ class PromptEntry:
                 "cache_bytes": record.cache_bytes,
                 "uncompressed_bytes": record.uncompressed_bytes,
             },
+            "variables": record.variables,
             "usage": {
                 "requests": record.requests,
                 "tokens_saved": record.tokens_saved,
@@ -108,7 +114,10 @@ def identity_of(
     method: Method,
     gist_tokens: int,
     content: str | Sequence[Mapping[str, Any]] | None,
+    variables: Sequence[str],
 ) -> str:
-    """What makes two registrations the same prompt: owner, model, method, k and content."""
-    parts = json.dumps([owner, model, method, gist_tokens, content], sort_keys=True)
+    """What makes two registrations the same prompt: owner, model, method, k, content and names of
+    variables."""
+    names = sorted(variables)
+    parts = json.dumps([owner, model, method, gist_tokens, content, names], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...compress.record import PromptRecord
 from .prompt_entry import PromptEntry
 
 Message = Mapping[str, Any]
@@ -38,8 +39,8 @@ class PromptIndex:
         self._by_identity[entry.identity] = entry
         if record.name:
             self._by_name[record.owner, record.model, record.name] = entry
-        if record.messages is not None:
-            content = _content(record.messages)
+        if _can_match(record):
+            content = _content(record.messages or [])
             self._by_messages.setdefault((record.owner, record.model, content), []).append(entry)
             lengths = self._lengths.setdefault((record.owner, record.model), Counter())
             lengths[content[0]] += 1
@@ -53,8 +54,8 @@ class PromptIndex:
         name = (record.owner, record.model, record.name or "")
         if self._by_name.get(name) is entry:
             del self._by_name[name]
-        if record.messages is not None:
-            self._forget_messages(entry, _content(record.messages))
+        if _can_match(record):
+            self._forget_messages(entry, _content(record.messages or []))
 
     def _forget_messages(self, entry: PromptEntry, content: _Content) -> None:
         owner, model = entry.record.owner, entry.record.model
@@ -90,6 +91,11 @@ class PromptIndex:
             for n in sorted(lengths, reverse=True)
             for entry in self._by_messages.get((owner, model, (n, hashes[n - 1])), ())
         ]
+
+
+def _can_match(record: PromptRecord) -> bool:
+    """Whether a conversation may be found to begin with this prompt."""
+    return record.messages is not None and not record.variables
 
 
 def _content(messages: Sequence[Message]) -> _Content:

@@ -17,6 +17,7 @@ from .prompt_cache import PromptCaches
 from .prompt_entry import PromptEntry, identity_of
 from .prompt_index import PromptIndex
 from .prompt_schemas import PromptBody, PromptPatch, ttl_seconds
+from .prompt_variables import check_names
 from .rendering import Renderer
 from .schemas import plain_message
 from .served_models import ServedModel
@@ -202,9 +203,9 @@ class PromptRegistry:
         """Makes cache and record; takes the place of the same prompt where that had failed."""
         body = plan.body
         if plan.messages is not None:
-            token_ids = await renderer.registered_chat(plan.messages)
+            token_ids = await renderer.registered_chat(plan.messages, body.variables)
         else:
-            token_ids = await renderer.text(body.text or "", special_tokens=True, param="text")
+            token_ids = await renderer.registered_text(body.text or "", body.variables)
         if not token_ids:
             raise bad_value("text", "text must hold at least one token.")
         now = self._clock()
@@ -221,6 +222,7 @@ class PromptRegistry:
             expires_at=_expiry(body.ttl, now),
             metadata=body.metadata,
             auto_match=body.auto_match,
+            variables=body.variables,
             prompt_token_ids=token_ids,
         )
         record, pinned = await self._caches.make(record)
@@ -319,7 +321,10 @@ def _plan(owner: str, model: ServedModel, body: PromptBody) -> _Plan:
         raise bad_value("messages", "Give either messages or text.")
     method, gist_tokens = _method(model, body)
     messages = [plain_message(m) for m in body.messages] if body.messages else None
-    identity = identity_of(owner, model.name, method, gist_tokens, messages or body.text)
+    content = messages or body.text
+    texts = [m["content"] for m in messages] if messages else [body.text or ""]
+    check_names(body.variables, texts)
+    identity = identity_of(owner, model.name, method, gist_tokens, content, body.variables)
     return _Plan(owner, body, method, gist_tokens, messages, identity)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from .base_schema import RequestBody
+from .prompt_variables import NAME
 from .schemas import Messages
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -69,6 +70,12 @@ class PromptBody(RequestBody):
     gist_tokens: int | None = Field(None, ge=1, description="Must be what the adapter makes.")
     ttl: Ttl = Field(None, description='Life time, such as "3600s"; null: until deleted.')
     metadata: Metadata = Field(default_factory=dict)
+    variables: list[Annotated[str, Field(pattern=f"^{NAME}$")]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Names of `{{name}}` in the content, whose values come with each request. "
+        "What stands in front of the first one is compressed.",
+    )
     auto_match: bool = Field(
         False, description="Use the gist also for chats that merely begin with these messages."
     )

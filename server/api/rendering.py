@@ -10,6 +10,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from .errors import ApiError, bad_value
+from .prompt_variables import fill, fill_messages
 from .served_models import ServedModel
 from .tool_format import ToolFormat, format_of
 
@@ -82,14 +83,46 @@ class Renderer:
             lambda: str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)),
         )
 
-    async def registered_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of messages to register, after checking that turns can follow them.
+    async def registered_chat(
+        self, messages: Sequence[Message], variables: Sequence[str]
+    ) -> list[int]:
+        """Token ids of messages to register, after checking that turns can follow them; with
+        variables, those in front of the first one.
 
         Raises:
             ApiError: 400 where the template does not write these messages as a token prefix of a
                 longer conversation.
         """
-        return await anyio.to_thread.run_sync(self._registered_ids, messages)
+        if not variables:
+            return await anyio.to_thread.run_sync(self._registered_ids, messages)
+        return await self._fixed(
+            variables,
+            lambda values: self._render_ids(
+                fill_messages(messages, values), generation_prompt=False
+            ),
+        )
+
+    async def registered_text(self, text: str, variables: Sequence[str]) -> list[int]:
+        """The same of text to register."""
+
+        def ids(values: Mapping[str, str]) -> list[int]:
+            return self._encode(fill(text, values), special_tokens=True, param="text")
+
+        if not variables:
+            return await self._run(len(text), lambda: ids({}))
+        return await self._fixed(variables, ids)
+
+    async def _fixed(
+        self, variables: Sequence[str], ids: Callable[[Mapping[str, str]], list[int]]
+    ) -> list[int]:
+        """The tokens that stay the same whatever the variables hold."""
+
+        def common() -> list[int]:
+            return _common_beginning(
+                [ids(dict.fromkeys(variables, probe)) for probe in ("", *_PROBES)]
+            )
+
+        return await anyio.to_thread.run_sync(common)
 
     async def _run(self, size: int, work: Callable[[], T]) -> T:
         if size < self._threaded_chars:
@@ -159,6 +192,12 @@ class Renderer:
         if not _is_unicode(text):
             raise bad_value(param, f"{param} holds a lone surrogate, which is not text.")
         return list(self.tokenizer.encode(text, add_special_tokens=special_tokens))
+
+
+def _common_beginning(rows: Sequence[list[int]]) -> list[int]:
+    columns = enumerate(zip(*rows, strict=False))
+    length = next((i for i, column in columns if len(set(column)) > 1), min(map(len, rows)))
+    return rows[0][:length]
 
 
 def _for_template(message: Message) -> dict[str, Any]:

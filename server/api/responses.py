@@ -14,7 +14,7 @@ from .generation import AnswerSettings, check_fits
 from .openapi import error_responses
 from .response_reply import ResponseReply
 from .response_schemas import ResponseBody
-from .schemas import referenced_prompt
+from .schemas import prompt_values, referenced_prompt
 
 router = APIRouter(tags=["responses"])
 
@@ -36,7 +36,14 @@ async def create_response(
     desk, entry = context.choose(owner, body.model, referenced_prompt(body.prompt_id, body.prompt))
     tools = ChatTools.of(desk, body.tool_use)
     entry, prompt = await prepare_chat(
-        context, desk, entry, body.messages(), owner, tools.rendered, param="input"
+        context,
+        desk,
+        entry,
+        body.messages(),
+        owner,
+        prompt_values(body.prompt_variables, body.prompt),
+        tools.rendered,
+        param="input",
     )
     limit = body.max_output_tokens
     check_fits(desk.model, prompt, limit, "input")

@@ -40,6 +40,7 @@ class PromptReference(RequestBody):
 
     id: str
     version: str | None = Field(None, description='Prompts have one version, "1".')
+    variables: dict[str, Any] | None = Field(None, description="Values of its variables.")
 
 
 def referenced_prompt(prompt_id: str | None, reference: PromptReference | None) -> str | None:
@@ -64,6 +65,13 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> No
         raise bad_value(
             param, f"Token id {wrong} is outside the vocabulary of {vocab_size} tokens."
         )
+
+
+def prompt_values(
+    given: dict[str, Any] | None, reference: PromptReference | None
+) -> dict[str, Any]:
+    """Values of a prompt's variables, in either place; the reference's win."""
+    return (given or {}) | ((reference.variables if reference else None) or {})
 
 
 class JsonSchemaFormat(RequestBody):
@@ -102,6 +110,9 @@ class GenerationBody(RequestBody):
         None, description="Model name, or `<model>/<prompt name>` to use a registered prompt."
     )
     prompt_id: str | None = Field(None, description="Registered prompt to continue.")
+    prompt_variables: dict[str, Any] | None = Field(
+        None, description="Values of the registered prompt's variables, however it is named."
+    )
     max_tokens: int | None = Field(None, ge=0)
     temperature: Number | None = None
     top_p: Number | None = None

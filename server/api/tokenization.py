@@ -37,6 +37,8 @@ async def tokenize(
         own = await desk.renderer.text(
             body.prompt or "", special_tokens=body.add_special_tokens and entry is None
         )
+        if entry is not None:
+            entry.values(None)
         tokens = [*(entry.record.prompt_token_ids if entry else ()), *own]
     return {
         "count": len(tokens),

@@ -51,6 +51,7 @@ async def test_the_resource_is_as_documented(site: Site, gist_loaded: Loaded) ->
             "cache_bytes": slots * bytes_a_slot,
             "uncompressed_bytes": len(ids) * bytes_a_slot,
         },
+        "variables": [],
         "usage": {"requests": 0, "tokens_saved": 0, "last_used_at": None},
         "metadata": {"team": "a"},
     }
