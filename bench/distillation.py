@@ -42,7 +42,7 @@ def compare(
     results = read_results(planned_runs(), work)
     rows = summarise(results)
     figures = {
-        "teacher": _result(work / TEACHER),
+        "teacher": _result(work / TEACHER, work),
         "finished_runs": len(results),
         "planned_runs": len(list(planned_runs())),
         "table": rows,
@@ -87,10 +87,16 @@ def read_results(runs: Iterable[Run], work: Path) -> list[dict[str, Any]]:
         folder = work / "runs" / run.name
         if (folder / MODEL).is_dir():
             key = {"size": run.size, "method": run.method, "seed": run.seed}
-            found.append({"run": key} | _result(folder))
+            found.append({"run": key} | _result(folder, work))
     return found
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _result(folder: Path, work: Path) -> dict[str, Any]:
+    """What a run wrote, with paths that say nothing of the machine: from `work`, or their name."""
     found: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    for name, value in found["config"].items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            path = Path(value)
+            inside = path.is_relative_to(work.resolve())
+            found["config"][name] = str(path.relative_to(work.resolve())) if inside else path.name
     return found

@@ -86,6 +86,7 @@ def result(rouge: float, kl: float) -> dict[str, Any]:
         "kept_step": 5,
         "training_seconds": 1.5,
         "measures": {"test": test},
+        "config": {"model": "/elsewhere/big", "teacher": "near/by", "seed": 1},
     }
 
 
@@ -105,6 +106,7 @@ def write_runs(work: Path) -> list[Run]:
 def test_means_spread_and_verdicts(tmp_path: Path) -> None:
     results = read_results(write_runs(tmp_path), tmp_path)
     assert len(results) == 7
+    assert results[0]["config"] == {"model": "big", "teacher": "near/by", "seed": 1}
     rows = {row["method"]: row for row in summarise(results)}
     assert list(rows) == ["sft", "seqkd", "minillm"]
     assert rows["seqkd"]["test"]["rouge_l"]["mean"] == pytest.approx(0.22)

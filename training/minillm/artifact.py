@@ -45,9 +45,8 @@ def write_artifact(
     with new_folder(folder) as temporary:
         student.save_pretrained(temporary)
         models.tokenizer.save_pretrained(temporary)
-        write_atomic(temporary / MANIFEST, [record])
-        card = model_card(config, facts).encode()
-        write_atomic(temporary / "README.md", [card])
+        (temporary / MANIFEST).write_bytes(record)
+        (temporary / "README.md").write_text(model_card(config, facts), encoding="utf-8")
 
 
 def _json(facts: dict[str, Any]) -> bytes:
