@@ -7,8 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
-from ..generate import pad_left
-from ..padding import pad_rows
+from ..padding import pad_left, pad_rows
 from ..text_ids import IGNORED
 
 Ids = Sequence[int]
