@@ -13,7 +13,7 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
-    """Rows as one int64 tensor [B, P], padded on the left, and its mask [B, P], 1 at real tokens."""
+    """Rows as int64 [B, P], padded on the left with `value`, and their mask, 1 at real tokens."""
     width = max(len(row) for row in rows)
     skips = [width - len(row) for row in rows]
     ids = [[*([value] * skip), *row] for skip, row in zip(skips, rows, strict=True)]
