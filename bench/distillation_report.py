@@ -149,7 +149,8 @@ def plot_report(rows: Sequence[dict[str, Any]], teacher: dict[str, Any], path: P
     left.axhline(level, color="0.4", linestyle="--", linewidth=1, label="teacher")
     left.set_ylabel("ROUGE-L, sampled (%)")
     right.set_ylabel("reverse KL to the teacher (nats a response)")
-    left.legend(fontsize=8, loc="lower right")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=120)
 
 

@@ -36,13 +36,15 @@ class MiniLLMConfig:
     output. `prompt_template` says what the model reads: `plain` the prompt as it is, `instruction`
     the paper's template, `chat` the tokenizer's own. Without `validation_data`, a
     `validation_share` of the training data is held out; the kept checkpoint is chosen on validation
-    alone. `test_data` is read once, at the end. `lm_data` is the corpus of minillm's
-    language-modelling loss: a text source as those of `gistserve train continual`.
+    alone. `test_data` is read once, at the end: `test_samples` responses to each of its prompts,
+    and greedy ones. `temperature` is that of measured samples and of the teacher's responses;
+    rollouts are drawn at 1. `lm_data` is the corpus of minillm's language-modelling loss: a text
+    source as those of `gistserve train continual`.
 
     The fine-tuning of the baselines, and minillm's warm start, take the settings `sft_*`; 0
-    `sft_epochs` (minillm only) begins with the model as given. Baselines keep their best checkpoint
-    by `select_by`, the warm start the one of lowest validation loss. `kd_share` is the share of
-    the teacher's distribution in kd's loss, beside the data's own tokens.
+    `sft_epochs` (minillm only) begins with the model as given. Best on validation is by `select_by`
+    (of one sample to each of `validation_prompts`), for the warm start by the loss. `kd_share` is
+    the share of the teacher's distribution in kd's loss, beside the data's own tokens.
 
     Minillm (arXiv 2306.08543, section 2): `teacher_mix` is the paper's alpha; 0 samples from the
     student alone. `length_normalisation: false` and `single_step: false` leave out the paper's
