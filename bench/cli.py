@@ -7,7 +7,6 @@ import typer
 
 from .load.command import serve
 from .models.command import models
-from .models.command import models
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."

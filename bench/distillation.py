@@ -41,8 +41,9 @@ def compare(
             _train(run.config(work))
     results = read_results(planned_runs(), work)
     rows = summarise(results)
+    teacher = _result(work / TEACHER, work)
     figures = {
-        "teacher": _result(work / TEACHER, work),
+        "teacher": teacher,
         "finished_runs": len(results),
         "planned_runs": len(list(planned_runs())),
         "table": rows,
@@ -51,7 +52,7 @@ def compare(
     }
     write_result(output, figures)
     if rows:
-        plot_report(rows, figures["teacher"], output.with_suffix(".png"))
+        plot_report(rows, teacher, output.with_suffix(".png"))
     return rows
 
 

@@ -139,7 +139,9 @@ class _Settings:
 
 
 def _arguments(config: MiniLLMConfig, checkpoints: Path) -> TrainingArguments:
-    own = {name: getattr(config, name, None) for name in _Settings.__dataclass_fields__}
+    own: dict[str, Any] = {
+        name: getattr(config, name, None) for name in _Settings.__dataclass_fields__
+    }
     own |= {
         "learning_rate": config.sft_learning_rate,
         "num_train_epochs": config.sft_epochs,

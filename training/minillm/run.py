@@ -164,6 +164,7 @@ class _Run:
     def _teacher_generate(self) -> Iterator[GenerateTexts]:
         """What the teacher writes with: a copy of it, since an engine may rebuild its model."""
         models = self._models
+        assert models.teacher is not None  # the settings ask for one with this method
         teacher = copy.deepcopy(models.teacher).to(PartialState().device)
         teacher.generation_config.eos_token_id = sorted(models.end_ids)
         with nullcontext() if self._make_generate is None else self._make_generate(teacher) as made:
