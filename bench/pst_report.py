@@ -22,6 +22,11 @@ ARM_NAMES = {
     "mvp_embeddings": "MvP and embeddings",
     "pst_embeddings": "PST and embeddings",
 }
+_LABELS = {
+    "pst_balanced": "pst, balanced",
+    "mvp_embeddings": "mvp, embeddings",
+    "pst_embeddings": "pst, embeddings",
+}
 MEASURES = {"sst2": ("accuracy",), "trec": ("accuracy",), "e2e": ("bleu", "rouge_l")}
 _RIVALS = {"pst": "mvp", "pst_balanced": "mvp", "pst_embeddings": "mvp_embeddings"}
 _SHARES = ("trained_parameters", "trained_share_of_model", "trained_share_of_weights_and_scores")
@@ -161,9 +166,8 @@ def plot_report(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 color="0.6" if row["arm"] == "dense" else f"C{ARMS.index(row['arm'])}",
                 capsize=3,
             )
-        axis.set_xticks(
-            range(len(shown)), [row["arm"].replace("_", "\n") for row in shown], fontsize=8
-        )
+        labels = [_LABELS.get(row["arm"], row["arm"]) for row in shown]
+        axis.set_xticks(range(len(shown)), labels, fontsize=8, rotation=30, ha="right")
         axis.set_title(f"{task}, 90% sparse")
         axis.set_ylabel("BLEU" if measure == "bleu" else f"{measure} (%)")
     figure.savefig(path, dpi=120)
