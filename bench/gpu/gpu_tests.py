@@ -103,7 +103,7 @@ class _FileRun:
             [*command, str(path)],
             stdout=self._file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {JOURNAL_VARIABLE: str(folder / f"{_name(path)}.jsonl")},
+            env=_environment() | {JOURNAL_VARIABLE: str(folder / f"{_name(path)}.jsonl")},
             start_new_session=True,
         )
 
@@ -112,6 +112,11 @@ class _FileRun:
         report.files[_name(self.path)] = status
         if status not in (0, 1, 5):
             report.output[_name(self.path)] = tail(self._log)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would make pytest take itself for a worker of a pytest around it."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST_")}
 
 
 def _run_together(

@@ -40,7 +40,7 @@ def test_outcomes_are_counted(folder: Path) -> None:
     paths = find_gpu_tests(folder)
     logs = folder / "logs"
     logs.mkdir()
-    report = run_tests(paths, logs, Deadline.after(60))
+    report = run_tests(paths, logs, Deadline.after(200))
     assert report.counts == {"passed": 2, "failed": 2, "skipped": 1}
     texts = {failure["test"].rsplit("/")[-1]: failure["text"] for failure in report.failures}
     assert "too large" in texts["test_mixed.py::test_bad[2]"]
@@ -52,7 +52,7 @@ def test_outcomes_are_counted(folder: Path) -> None:
 def test_a_file_that_dies_has_not_passed(folder: Path) -> None:
     dying = f"import os, pytest\n@pytest.{MARK}\ndef test_dies(): os._exit(11)\n"
     (folder / "test_dying.py").write_text(dying)
-    report = run_tests([folder / "test_dying.py"], folder, Deadline.after(60))
+    report = run_tests([folder / "test_dying.py"], folder, Deadline.after(200))
     assert not report.passed
     assert report.unfinished or report.failures  # the latter where pytest-xdist is installed
 
