@@ -1,12 +1,15 @@
 """What all commands share of the terminal: two consoles and one way to fail."""
 
+import sys
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-out = Console()
+_WIDE = 200  # columns, for files and pipes: rich would cut tables to 80
+
+out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True)
 
 
