@@ -84,7 +84,7 @@ class Renderer:
         )
 
     async def registered_chat(
-        self, messages: Sequence[Message], variables: Sequence[str]
+        self, messages: Sequence[Message], variables: Sequence[str] = ()
     ) -> list[int]:
         """Token ids of messages to register, after checking that turns can follow them; with
         variables, those in front of the first one.
