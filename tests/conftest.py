@@ -8,8 +8,17 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     share = max(1, len(os.sched_getaffinity(0)) // int(workers))
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
+from importlib.util import find_spec
+
 import pytest
 import torch
+
+if find_spec("hypothesis") is not None:  # the tests of a GPU need none, and may run without
+    from hypothesis import settings
+
+    # Examples are not timed: a busy machine would fail them for what it does besides.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
