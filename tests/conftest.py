@@ -5,7 +5,7 @@ import os
 # Processes that test side by side, and the servers they start, share the cores out before torch
 # counts them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    share = max(1, len(os.sched_getaffinity(0)) // int(workers))
+    share = max(1, (os.cpu_count() or 1) // int(workers))
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 from importlib.util import find_spec
