@@ -1,6 +1,8 @@
 """`gistserve train`: the trainers' sub-commands. torch is imported only when one of them runs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,29 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Train gist adapters, sparse models, and the embedded demonstration model.",
 )
+
+ConfigFile = Annotated[
+    Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run from where it was stopped.")
+]
+
+
+@contextmanager
+def _errors_told(*kinds: type[Exception]) -> Iterator[None]:
+    """One line on stderr and exit status 1 in place of a traceback."""
+    try:
+        yield
+    except kinds as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _tell(text: str) -> None:
+    """Print what was done, from one of several processes."""
+    if not int(os.environ.get("RANK", "0")):
+        typer.echo(text)
 
 
 class Stage(StrEnum):
@@ -25,12 +50,8 @@ class Stage(StrEnum):
 
 @app.command()
 def gist(
-    config: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
-    ] = False,
+    config: ConfigFile,
+    resume: Resume = False,
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -44,22 +65,14 @@ def gist(
     from .gist import train_gist
     from .records import DataError
 
-    try:
-        folder = train_gist(config, resume=resume, start_from=start_from)
-    except (ConfigError, DataError, GistError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Wrote {folder}")
+    with _errors_told(ConfigError, DataError, GistError):
+        _tell(f"Wrote {train_gist(config, resume=resume, start_from=start_from)}")
 
 
 @app.command()
 def pst(
-    config: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
-    ] = False,
+    config: ConfigFile,
+    resume: Resume = False,
 ) -> None:
     """Fine-tune a model and make it sparse at once (PST), or by a baseline's way."""
     from ..compress.errors import SparsityError
@@ -67,45 +80,29 @@ def pst(
     from .pst import train_pst
     from .records import DataError
 
-    try:
-        folder = train_pst(config, resume=resume)
-    except (ConfigError, DataError, SparsityError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Wrote {folder}")
+    with _errors_told(ConfigError, DataError, SparsityError):
+        _tell(f"Wrote {train_pst(config, resume=resume)}")
 
 
 @app.command("step-by-step")
 def step_by_step(
-    config: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
-    ] = False,
+    config: ConfigFile,
+    resume: Resume = False,
 ) -> None:
     """Train a small model on labels and, as a second task, a teacher's rationales."""
     from .config import ConfigError
     from .records import DataError
     from .step_by_step import train_step_by_step
 
-    try:
-        folder = train_step_by_step(config, resume=resume)
-    except (ConfigError, DataError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Wrote {folder}")
+    with _errors_told(ConfigError, DataError):
+        _tell(f"Wrote {train_step_by_step(config, resume=resume)}")
 
 
 @app.command()
 def minillm(
     context: typer.Context,
-    config: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
-    ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run where it stopped.")
-    ] = False,
+    config: ConfigFile,
+    resume: Resume = False,
 ) -> None:
     """Distil a large model into a small one (MiniLLM), or by a baseline's way."""
     from ..compress.errors import SparsityError
@@ -113,12 +110,8 @@ def minillm(
     from .minillm import train_minillm
     from .records import DataError
 
-    try:
-        folder = train_minillm(config, resume=resume, make_generate=context.obj)
-    except (ConfigError, DataError, SparsityError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Wrote {folder}")
+    with _errors_told(ConfigError, DataError, SparsityError):
+        _tell(f"Wrote {train_minillm(config, resume=resume, make_generate=context.obj)}")
 
 
 @app.command()
@@ -155,7 +148,7 @@ def continual(
     """Update a language model with new text, or train one from scratch."""
     from .config import ConfigError
 
-    try:
+    with _errors_told(ConfigError):
         if plan:
             from .continual.plan_command import PlanRequest, print_plan
 
@@ -165,9 +158,6 @@ def continual(
         if config is None:
             raise ConfigError("give --config with a YAML file, or --plan")
         _train_continual(config, resume, start_from)
-    except ConfigError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 def _train_continual(config: Path, resume: bool, start_from: str | None) -> None:
@@ -181,10 +171,8 @@ def _train_continual(config: Path, resume: bool, start_from: str | None) -> None
         folder = train_continual(config, resume=resume, start_from=start_from)
     except (SourceError, TokenStoreError, TrainingError) as error:
         raise ConfigError(str(error)) from error
-    if int(os.environ.get("RANK", "0")):
-        return  # one of several processes tells it
-    typer.echo(f"Wrote {folder}")
-    typer.echo(
+    _tell(
+        f"Wrote {folder}\n"
         "The weights are new: gist adapters and compressed prompts of other weights do not fit "
         "them. Train the adapter again on this model: gistserve train gist"
     )
@@ -193,9 +181,7 @@ def _train_continual(config: Path, resume: bool, start_from: str | None) -> None
 @app.command()
 def annotate(
     context: typer.Context,
-    config: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="YAML file; see the README.")
-    ],
+    config: ConfigFile,
 ) -> None:
     """Have a large model explain and label records, for distilling step-by-step.
 
@@ -206,11 +192,8 @@ def annotate(
     from .step_by_step.annotation import AnnotationError
     from .step_by_step.annotation import annotate as run
 
-    try:
+    with _errors_told(AnnotationError, ConfigError, DataError):
         outcome = run(config, make_generate=context.obj)
-    except (AnnotationError, ConfigError, DataError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(f"Wrote {outcome.output}: {outcome.num_annotated} records")
     if outcome.unparsable is not None:
         typer.echo(
@@ -228,9 +211,5 @@ def demo(
     """Train the embedded model from scratch on data that it generates itself."""
     from .demo import train_demo
 
-    try:
-        folder = train_demo(output, stage=stage.value, seed=seed)
-    except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Wrote {folder}")
+    with _errors_told(ValueError):
+        typer.echo(f"Wrote {train_demo(output, stage=stage.value, seed=seed)}")

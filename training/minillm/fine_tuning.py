@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_model, save_model
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from ..best import BestState
 from ..checkpoints import CHECKPOINTS, newest_checkpoint
+from ..selecting_trainer import SelectingTrainer
 from ..trainer_arguments import trainer_arguments
 from .config import MiniLLMConfig
 from .data import Pair
@@ -56,7 +57,7 @@ def fine_tune(config: MiniLLMConfig, models: Models, phase: Phase) -> dict[str, 
     }
 
 
-class FineTuner(Trainer):
+class FineTuner(SelectingTrainer):
     """Trains the student of a SupervisedObjective; checkpoints hold its weights alone."""
 
     def __init__(self, config: MiniLLMConfig, models: Models, phase: Phase) -> None:
@@ -72,37 +73,21 @@ class FineTuner(Trainer):
         self._student = models.student
         self._phase = phase
         self._best = BestState(checkpoints / BEST)
-        self._evaluated_step = -1
         if models.teacher is not None:
             models.teacher.to(self.args.device)
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measures on validation; keeps the state if it is the best so far."""
-        with self.accelerator.autocast():
-            measures = self._phase.validate(self._phase.validation)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
-        self.log(metrics)
-        step = self._evaluated_step = self.state.global_step
-        if self.args.should_save:
-            self._best.offer(self._student, self._phase.score(measures), step, measures)
-        self.control = self.callback_handler.on_evaluate(
-            self.args,
-            self.state,
-            self.control,  # type: ignore[has-type]
-            metrics,
-        )
-        return metrics
+    def measure(self) -> dict[str, float]:
+        """Measures of the student on the phase's validation pairs."""
+        return self._phase.validate(self._phase.validation)
 
-    def load_best(self) -> dict[str, Any]:
-        """Evaluate a last time if need be, take the best state over, and tell its facts."""
-        if self._evaluated_step != self.state.global_step:
-            self.evaluate()
-        self.accelerator.wait_for_everyone()
+    def keep(self, measures: dict[str, float]) -> None:
+        """Keep the student if the phase scores it highest."""
+        if self.args.should_save:
+            score = self._phase.score(measures)
+            self._best.offer(self._student, score, self.state.global_step, measures)
+
+    def restore(self) -> dict[str, Any]:
+        """Put the best weights into the student."""
         self._best.load(self._student)
         return self._best.facts()
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from ..config import ConfigError
+from ..selecting_trainer import SelectingTrainer
 from .config import PSTConfig
 from .loss import task_loss
 from .masks import MaskSchedule
@@ -21,7 +22,7 @@ STATE_NAME = "pst_state.safetensors"
 BEST = "best"
 
 
-class PSTTrainer(Trainer):
+class PSTTrainer(SelectingTrainer):
     """Trains what requires gradients in the pruner's model, on the examples of a task.
 
     Checkpoints hold that, and the masks, beside the Trainer's own optimizer, schedule, random and
@@ -54,7 +55,6 @@ class PSTTrainer(Trainer):
         self._data = data
         self._config = config
         self._fresh = fresh
-        self._evaluated_step = -1
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; importance and what starts random may have learning rates of their own."""
@@ -69,34 +69,30 @@ class PSTTrainer(Trainer):
             logs["sparsity"] = round(self._masks.sparsity, 6)
         super().log(logs, start_time)
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measures on validation; keeps the state if it is the best at the final sparsity."""
+    def measure(self) -> dict[str, float]:
+        """Loss and accuracy on validation, and measures of written texts if they select."""
         generate = self._config.select_by == "metric"
-        with self.accelerator.autocast():
-            measures = self._data.measure_validation(self._pruner.model, generate=generate)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
-        self.log(metrics)
-        self._evaluated_step = self.state.global_step
-        if self._masks.is_final(self.state.global_step, self.state.max_steps):
-            self._keep_best(measures)
-        self.control = self.callback_handler.on_evaluate(
-            self.args,
-            self.state,
-            self.control,  # type: ignore[has-type]
-            metrics,
-        )
-        return metrics
+        return self._data.measure_validation(self._pruner.model, generate=generate)
 
-    def load_best(self) -> dict[str, Any]:
-        """Evaluate a last time if need be, take the best state over, and tell its step."""
-        if self._evaluated_step != self.state.global_step:
-            self.evaluate()
-        self.accelerator.wait_for_everyone()
+    def keep(self, measures: dict[str, float]) -> None:
+        """Keep the state if it is the best at the final sparsity."""
+        if not self._masks.is_final(self.state.global_step, self.state.max_steps):
+            return
+        if not self.args.should_save:
+            return
+        score = selection_score(measures, self._config.select_by)
+        if self._best_facts.is_file():
+            best = json.loads(self._best_facts.read_text(encoding="utf-8"))
+            if best["score"] >= score:
+                return
+        save_state(self._pruner.model, self._best_folder)
+        facts = {"score": score, "step": self.state.global_step, "validation": measures}
+        half = self._best_facts.with_suffix(".partial")
+        half.write_text(json.dumps(facts), encoding="utf-8")
+        half.replace(self._best_facts)
+
+    def restore(self) -> dict[str, Any]:
+        """Put the best state into the model."""
         load_state(self._pruner.model, self._best_folder)
         facts: dict[str, Any] = json.loads(self._best_facts.read_text(encoding="utf-8"))
         return facts
@@ -108,20 +104,6 @@ class PSTTrainer(Trainer):
     @property
     def _best_facts(self) -> Path:
         return self._best_folder / "best.json"
-
-    def _keep_best(self, measures: dict[str, float]) -> None:
-        score = selection_score(measures, self._config.select_by)
-        if not self.args.should_save:
-            return
-        if self._best_facts.is_file():
-            best = json.loads(self._best_facts.read_text(encoding="utf-8"))
-            if best["score"] >= score:
-                return
-        save_state(self._pruner.model, self._best_folder)
-        facts = {"score": score, "step": self.state.global_step, "validation": measures}
-        half = self._best_facts.with_suffix(".partial")
-        half.write_text(json.dumps(facts), encoding="utf-8")
-        half.replace(self._best_facts)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ..best import BestState
 from ..samples import Sample, print_samples
+from ..selecting_trainer import SelectingTrainer
 from .config import StepByStepConfig
 from .forward import task_logits
 from .loss import task_losses, task_tokens
@@ -18,7 +19,7 @@ from .tasks import LABEL, RATIONALE, TASKS, question
 BEST = "best.safetensors"
 
 
-class StepByStepTrainer(Trainer):
+class StepByStepTrainer(SelectingTrainer):
     """Trains a model on the examples of a `TaskData`.
 
     The loss of an optimizer step is the formula on its whole batch, however that is split into
@@ -47,7 +48,6 @@ class StepByStepTrainer(Trainer):
         self._model = model
         self._data = data
         self._config = config
-        self._evaluated_step = -1
         self._parts = torch.zeros(len(TASKS), device=args.device)
         self._parts_step = 0
         self._best = BestState(Path(str(args.output_dir)) / BEST)
@@ -93,49 +93,30 @@ class StepByStepTrainer(Trainer):
             self._parts_step = self.state.global_step
         super().log(logs, start_time)
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measures on validation, and a look at what the model writes; keeps the best state."""
-        measures = self._measure()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
-        self.log(metrics)
-        self._evaluated_step = self.state.global_step
+    def measure(self) -> dict[str, float]:
+        """Loss and scores on validation, and a look at what the model writes."""
+        validation = self._data.records.validation
+        measures = {"loss": self._data.validation_loss(self._model)}
+        if self._config.select_by == "accuracy":
+            scores, written = self._data.measure(self._model, validation)
+            self._print(written)
+            return measures | scores
+        self._print(
+            self._data.write(self._model, validation[: self._config.printed_samples], LABEL)
+        )
+        return measures
+
+    def keep(self, measures: dict[str, float]) -> None:
+        """Keep the model if it has the lowest loss, or the highest accuracy, by `select_by`."""
         if self.args.should_save:
             by_loss = self._config.select_by == "loss"
             score = -measures["loss"] if by_loss else measures["accuracy"]
             self._best.offer(self._model, score, self.state.global_step, measures)
-        self.control = self.callback_handler.on_evaluate(
-            self.args,
-            self.state,
-            self.control,  # type: ignore[has-type]
-            metrics,
-        )
-        return metrics
 
-    def load_best(self) -> dict[str, Any]:
-        """Evaluate a last time if need be, take the best state over, and tell its step."""
-        if self._evaluated_step != self.state.global_step:
-            self.evaluate()
-        self.accelerator.wait_for_everyone()
+    def restore(self) -> dict[str, Any]:
+        """Put the best weights into the model."""
         self._best.load(self._model)
         return self._best.facts()
-
-    def _measure(self) -> dict[str, float]:
-        validation = self._data.records.validation
-        with self.accelerator.autocast():
-            measures = {"loss": self._data.validation_loss(self._model)}
-            if self._config.select_by == "accuracy":
-                scores, written = self._data.measure(self._model, validation)
-                self._print(written)
-                return measures | scores
-            self._print(
-                self._data.write(self._model, validation[: self._config.printed_samples], LABEL)
-            )
-        return measures
 
     def _print(self, written: list[str]) -> None:
         """Show some answers, and where there are two tasks, rationales for the same inputs."""

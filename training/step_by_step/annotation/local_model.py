@@ -1,7 +1,7 @@
 """A teacher that runs here."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import (
@@ -13,15 +13,12 @@ from transformers import (
 
 from ...config import ConfigError
 from ...end_tokens import end_tokens
-from ...generate import GenerateTexts, SamplingSettings, TransformersGenerate
+from ...generate import GenerateTexts, MakeGenerate, SamplingSettings, TransformersGenerate
 from .answers import Answer
 from .config import AnnotationConfig
 from .demonstrations import FewShot
 from .errors import AnnotationError
 from .teacher import OnAnswer
-
-MakeGenerate = Callable[[PreTrainedModel], AbstractContextManager[GenerateTexts | None]]
-"""Takes a model over until the context ends; gives None for one that it cannot run."""
 
 
 @contextmanager

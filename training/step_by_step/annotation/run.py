@@ -20,7 +20,7 @@ from .progress import Progress
 from .teacher import RefusalGuard, Teacher
 
 if TYPE_CHECKING:
-    from .local_model import MakeGenerate
+    from ...generate import MakeGenerate
 
 
 @dataclass(frozen=True)
