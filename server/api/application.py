@@ -100,6 +100,11 @@ def begin_shutdown(app: FastAPI) -> None:
     app.state.context.begin_shutdown()
 
 
+def end_running(app: FastAPI) -> None:
+    """Ends what runs with the error that the server shuts down; streams end in good form."""
+    app.state.context.end_running()
+
+
 def _lifespan(context: ApiContext) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

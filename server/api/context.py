@@ -1,16 +1,19 @@
 """What the routes of one application share."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from weakref import WeakSet
 
+import anyio
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from ..engine.grammar import Grammar
 from .admission import Admission
 from .authentication import request_owner
-from .errors import bad_value, shutting_down
-from .generation import AnswerSettings, Generation, PreparedPrompt, plan_generation
+from .errors import bad_value, request_timeout, shutting_down
+from .generation import AnswerSettings, Generation, PreparedPrompt, TimeLimits, plan_generation
 from .grammars import Grammars
 from .logprobs import TokenTexts
 from .prompt_entry import PromptEntry
@@ -20,6 +23,8 @@ from .request_meter import Latencies, ModelMeter, RequestMeter
 from .schemas import ResponseFormat
 from .served_models import ServedModel, ServedModels
 from .settings import ServerSettings
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -37,11 +42,15 @@ class ModelDesk:
     def open(
         cls, model: ServedModel, settings: ServerSettings, latencies: Latencies
     ) -> "ModelDesk":
-        limit = model.engine.max_num_seqs + settings.max_queue
         return cls(
             model=model,
             renderer=Renderer(model, settings.threaded_text_chars),
-            admission=Admission(limit, settings.retry_after_seconds),
+            admission=Admission(
+                model.engine.max_num_seqs,
+                settings.max_queue,
+                settings.max_queue_tokens,
+                settings.retry_after_seconds,
+            ),
             token_texts=TokenTexts(model.tokenizer),
             meter=ModelMeter(model.name, latencies),
             grammars=Grammars(model),
@@ -71,10 +80,36 @@ class ApiContext:
     prompts: PromptRegistry
     metrics: CollectorRegistry
     stopping: bool = field(default=False)
+    _generations: WeakSet[Generation] = field(default_factory=WeakSet)
+    _scopes: set[anyio.CancelScope] = field(default_factory=set)
 
     def begin_shutdown(self) -> None:
         """From now on new work is refused with 503; what runs goes on."""
         self.stopping = True
+
+    def end_running(self) -> None:
+        """Ends what runs: answers and streams end with the error that the server shuts down."""
+        self.begin_shutdown()
+        for generation in list(self._generations):
+            generation.end(shutting_down())
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def limited(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits work that is no generation, within the same limits.
+
+        Raises:
+            ApiError: 504 if it takes longer than a request may, 503 if the server ends it.
+        """
+        seconds = self.settings.request_timeout
+        scope = anyio.CancelScope() if seconds is None else anyio.move_on_after(seconds)
+        self._scopes.add(scope)
+        try:
+            with scope:
+                return await work
+        finally:
+            self._scopes.discard(scope)
+        raise shutting_down() if self.stopping else request_timeout()
 
     def check_open(self) -> None:
         if self.stopping:
@@ -124,8 +159,10 @@ class ApiContext:
         self.check_open()
         if entry is not None:
             entry.check_usable()
-        generation = plan_generation(desk.model, prompts, settings, desk.admission, meter)
+        limits = TimeLimits(self.settings.queue_timeout, self.settings.request_timeout)
+        generation = plan_generation(desk.model, prompts, settings, desk.admission, meter, limits)
         generation.start()
+        self._generations.add(generation)
         if entry is not None:
             self.prompts.note_use(entry, len(prompts))
         return generation

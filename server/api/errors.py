@@ -96,6 +96,23 @@ def queue_full(retry_after_seconds: int) -> ApiError:
     )
 
 
+def queue_timeout(retry_after_seconds: int) -> ApiError:
+    return ApiError(
+        429,
+        "The request waited too long for its turn. Try again later.",
+        code="queue_timeout",
+        headers={"Retry-After": str(retry_after_seconds)},
+    )
+
+
+def request_timeout() -> ApiError:
+    return ApiError(
+        504,
+        "The request took longer than the server allows. Ask for fewer tokens.",
+        code="request_timeout",
+    )
+
+
 def shutting_down() -> ApiError:
     return ApiError(503, "The server is shutting down.", code="shutting_down")
 

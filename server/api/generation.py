@@ -11,10 +11,19 @@ from ..engine.pinned import PinnedCache
 from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogprob
 from .admission import Admission
 from .detokenizer import IncrementalDetokenizer, StopStringScanner
-from .errors import ApiError, context_length_exceeded, from_engine, shutting_down
+from .errors import (
+    ApiError,
+    context_length_exceeded,
+    from_engine,
+    queue_timeout,
+    request_timeout,
+    shutting_down,
+)
 from .request_meter import RequestMeter
 from .served_models import ServedModel
 
+# Wakes whoever waits for an output.
+_NOTHING = RequestOutput("", [])
 # Tokens in front of a text completion that its first token's decoding may depend on.
 _TEXT_CONTEXT = 6
 _SEED_RANGE = 2**63
@@ -61,6 +70,17 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds after its start at which a generation is ended; None for no limit.
+
+    queue: unless all its choices have begun to be computed; total: whatever it has done.
+    """
+
+    queue: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What one generated token adds to a choice; the last piece carries `finish_reason`.
 
@@ -87,6 +107,7 @@ class Choice:
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
     finish_reason: str | None = None
+    begun: bool = False
 
     def feed(self, output: RequestOutput) -> Iterator[Piece]:
         """The pieces of one engine output; none once the choice has finished."""
@@ -125,13 +146,16 @@ class Generation:
     """The choices of one HTTP request in flight.
 
     `start` hands them to the engine, `pieces` yields what comes, `close` ends what still runs;
-    whoever starts one must close it. All run on the event loop.
+    whoever starts one must close it. `end` ends it early. All run on the event loop.
     """
 
     model: ServedModel
     choices: list[Choice]
     admission: Admission
     meter: RequestMeter
+    limits: TimeLimits = TimeLimits()
+    _ended_by: ApiError | None = None
+    _timers: list[asyncio.TimerHandle] = field(default_factory=list)
     _outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
     _running: set[str] = field(default_factory=set)
     _metered: set[int] = field(default_factory=set)
@@ -142,32 +166,36 @@ class Generation:
         Raises:
             ApiError: the queue is full, or the engine refuses a request (none runs then).
         """
-        self.admission.enter()
+        self.admission.check(sum(len(choice.prompt.token_ids) for choice in self.choices))
         try:
             for choice in self.choices:
                 self.model.engine.submit_to(choice.request, self._outputs)
                 self._running.add(choice.request.request_id)
-                self.admission.add()
+                self.admission.enter(len(choice.prompt.token_ids))
         except CacheFullError as error:  # it never fits; waiting would not help
             self.close()
             raise ApiError(400, str(error), code="kv_cache_too_small") from error
         except Exception as error:
             self.close()
             raise from_engine(error, self.model.max_model_len) from error
+        self._set_timers()
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yields pieces of all choices as they come, until each has finished.
 
         Raises:
-            ApiError: 500 if the engine failed on a choice, 503 if it shut down.
+            ApiError: 500 if the engine failed on a choice, 503 if it shut down, or what `end` got.
         """
         by_id = {choice.request.request_id: choice for choice in self.choices}
-        while self._running:
+        while self._running or self._ended_by is not None:
             output = await self._outputs.get()
+            if self._ended_by is not None:
+                raise self._ended_by
             choice = by_id[output.request_id]
             if choice.finish_reason is None and output.finish_reason in ("abort", "error"):
                 self._end(choice, output.finish_reason)
                 raise _failure(output)
+            self._begin(choice)
             self._meter_prompt(choice, output)
             for piece in choice.feed(output):
                 if piece.token_id is not None:
@@ -177,11 +205,38 @@ class Generation:
                 yield piece
         self.meter.answered()
 
+    def end(self, error: ApiError) -> None:
+        """Ends what still runs; `pieces` raises the error in place of what would come next."""
+        if self._running:
+            self._ended_by = error
+            self.close()
+            self._outputs.put_nowait(_NOTHING)
+
     def close(self) -> None:
         """Aborts the choices that have not finished; their blocks are free at the next step."""
+        for timer in self._timers:
+            timer.cancel()
         for choice in self.choices:
             if choice.request.request_id in self._running:
                 self._end(choice, "abort", abort=True)
+
+    def _set_timers(self) -> None:
+        loop = asyncio.get_running_loop()
+        queue, total = self.limits.queue, self.limits.total
+        if queue is not None:
+            self._timers.append(loop.call_later(queue, self._check_begun))
+        if total is not None:
+            self._timers.append(loop.call_later(total, self.end, request_timeout()))
+
+    def _check_begun(self) -> None:
+        is_waiting = self.model.engine.is_waiting
+        if any(is_waiting(request_id) for request_id in self._running):
+            self.end(queue_timeout(self.admission.retry_after()))
+
+    def _begin(self, choice: Choice) -> None:
+        if not choice.begun:
+            choice.begun = True
+            self.admission.begin(len(choice.prompt.token_ids))
 
     def _meter_prompt(self, choice: Choice, output: RequestOutput) -> None:
         if id(choice.prompt) not in self._metered:
@@ -190,6 +245,7 @@ class Generation:
 
     def _end(self, choice: Choice, reason: str, *, abort: bool = False) -> None:
         self._running.discard(choice.request.request_id)
+        self._begin(choice)
         self.admission.leave()
         self.meter.finished(reason)
         if abort:
@@ -202,6 +258,7 @@ def plan_generation(
     settings: AnswerSettings,
     admission: Admission,
     meter: RequestMeter,
+    limits: TimeLimits,
 ) -> Generation:
     """n choices for each prompt, in the prompts' order; not yet started.
 
@@ -229,7 +286,7 @@ def plan_generation(
                     scanner=StopStringScanner(settings.stops),
                 )
             )
-    return Generation(model, choices, admission, meter)
+    return Generation(model, choices, admission, meter, limits)
 
 
 def check_fits(

@@ -38,7 +38,7 @@ async def create_prompt(
     if prompt_name is not None:
         raise model_not_found(str(body.model))
     renderer = context.desks[model.name].renderer
-    entry, created = await context.prompts.create(owner, model, renderer, body)
+    entry, created = await context.limited(context.prompts.create(owner, model, renderer, body))
     return JSONResponse(entry.as_resource(), 201 if created else 200)
 
 

@@ -12,8 +12,12 @@ class ServerSettings:
     api_keys: keys that clients may present as ``Authorization: Bearer``; none means open.
     cors_origins: origins that browsers may call from (``"*"`` for all); none means no CORS.
     max_queue: requests that may wait for an engine beyond the ones it runs; more get 429.
+    max_queue_tokens: prompt tokens that may wait to be computed; more get 429. None for no limit.
+    queue_timeout: seconds that a request may wait for its turn; then it gets 429.
+    request_timeout: seconds that a request may take; then it gets 504, a stream that error.
     max_body_bytes: largest request body read, in bytes; more gets 413.
-    retry_after_seconds: what a 429 tells the client to wait.
+    retry_after_seconds: what a 429 tells the client to wait until requests have ended, whose rate
+        then tells it.
     sweep_seconds: how often expired prompts are removed and usage counters written.
     threaded_text_chars: texts at least this long are tokenised in a worker thread.
     """
@@ -21,6 +25,9 @@ class ServerSettings:
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_queue: int = 256
+    max_queue_tokens: int | None = None
+    queue_timeout: float | None = None
+    request_timeout: float | None = None
     max_body_bytes: int = 16 * MIB
     retry_after_seconds: int = 1
     sweep_seconds: float = 5.0
@@ -31,6 +38,10 @@ class ServerSettings:
             raise ValueError("api_keys: an API key must not be empty")
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
+        for name in ("max_queue_tokens", "queue_timeout", "request_timeout"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if self.max_body_bytes < 1:
             raise ValueError(f"max_body_bytes must be positive, got {self.max_body_bytes}")
         if self.retry_after_seconds < 1:

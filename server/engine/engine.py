@@ -171,6 +171,12 @@ class Engine:
                 )
                 self._wake.notify()
 
+    def is_waiting(self, request_id: str) -> bool:
+        """Whether a request has not begun to be computed; False for unknown ids."""
+        with self._wake:
+            known = request_id in self._consumers
+        return known and not self._core.scheduler.has_begun(request_id)
+
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Yields a request's outputs; aborts it if the consumer goes away. Raises as ``submit``."""
         queue: asyncio.Queue[RequestOutput] = asyncio.Queue()

@@ -132,6 +132,13 @@ class Scheduler:
                 "Shorten the prompt, delete registered prompts, or raise --kv-cache-memory."
             )
 
+    def has_begun(self, request_id: str) -> bool:
+        """Whether a sequence has ever run; may be called from any thread."""
+        sequence = self._running.get(request_id) or self._waiting.get(request_id)
+        if sequence is None:  # it may have moved between the two
+            return request_id in self._running
+        return sequence.num_cached_tokens is not None
+
     def end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         """Ends a sequence and frees its blocks now; unknown ids are ignored."""
         sequence = self._running.get(request_id) or self._waiting.get(request_id)
@@ -236,14 +243,14 @@ class Scheduler:
         for share in output.sequences:
             sequence = share.sequence
             computed = sequence.num_computed_tokens = share.start + share.num_new_tokens
-            if self._prefix_caching:
+            if self._prefix_caching and not sequence.request.embed:
                 full = (sequence.slot_offset + computed) // size - sequence.slot_offset // size
                 if full > sequence.num_registered_blocks:
                     self._register(sequence, full)
             if share.samples:
                 self._append(sequence, next(drawn))
             elif sequence.max_output_tokens == 0 and computed == len(sequence.token_ids):
-                self._finish(sequence, "length")
+                self._finish(sequence, "stop" if sequence.request.embed else "length")
 
     # --- inside ---
 
@@ -296,7 +303,8 @@ class Scheduler:
 
     def _prefix_hits(self, sequence: Sequence) -> list[int]:
         """Known blocks at the sequence's start; at least one token is left to compute."""
-        if not self._prefix_caching or sequence.wants_prompt_logprobs:
+        skip = sequence.wants_prompt_logprobs or sequence.request.embed
+        if not self._prefix_caching or skip:
             return []
         size = self.pool.block_size
         usable = sequence.num_full_blocks(len(sequence.token_ids) - 1, size)

@@ -1,0 +1,97 @@
+"""Requests that wait or run too long are ended, and free what they held."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .conftest import GIST_MODEL, Site, Sites, sse, until
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "/v1/chat/completions"
+LONG = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 480,
+    "ignore_eos": True,
+    "temperature": 0,
+}
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Site], Any]]:
+    """Stops an engine's steps until the test is over, or until what it gives back is set."""
+    go = threading.Event()
+
+    def stop(site: Site) -> threading.Event:
+        runner = site.app.state.context.models.get(GIST_MODEL).engine._core.runner
+        execute = runner.execute
+        monkeypatch.setattr(runner, "execute", lambda step: (go.wait(60), execute(step))[1])
+        return go
+
+    yield stop
+    go.set()
+
+
+def nothing_is_left(site: Site) -> Callable[[], bool]:
+    engine = site.app.state.context.models.get(GIST_MODEL).engine
+    admission = site.app.state.context.desks[GIST_MODEL].admission
+
+    def free() -> bool:
+        stats = engine.stats()
+        assert (admission.active, admission.waiting_tokens) == (0, 0)
+        return stats.num_running == stats.num_waiting == 0
+
+    return free
+
+
+async def test_a_request_that_takes_too_long_ends(sites: Sites, hold: Any) -> None:
+    async with sites.open(request_timeout=0.3) as site:
+        go = hold(site)
+        whole, stream = await asyncio.gather(
+            site.post(CHAT, LONG), site.post(CHAT, LONG | {"stream": True})
+        )
+        assert whole.status_code == 504
+        assert whole.json()["error"]["code"] == "request_timeout"
+        assert sse(stream)[-1]["error"]["code"] == "request_timeout"
+        prompt = await site.post("/v1/prompts", {"text": "x" * 100})
+        assert (prompt.status_code, prompt.json()["error"]["code"]) == (504, "request_timeout")
+        go.set()
+        await until(nothing_is_left(site))
+        assert len(site.store) == 0
+
+
+async def test_a_request_that_is_not_begun_in_time_ends_and_the_running_ones_go_on(
+    sites: Sites, hold: Any
+) -> None:
+    async with sites.open(queue_timeout=0.3, retry_after_seconds=9) as site:
+        go = hold(site)
+        engine = site.app.state.context.models.get(GIST_MODEL).engine
+        running = asyncio.create_task(site.post(CHAT, LONG | {"max_tokens": 3}))
+        await until(lambda: engine.stats().num_running)
+        late = await site.post(CHAT, LONG)
+        assert late.status_code == 429
+        assert late.json()["error"]["code"] == "queue_timeout"
+        assert late.headers["retry-after"] == "9"
+        assert not running.done()
+        go.set()
+        assert (await running).status_code == 200
+        await until(nothing_is_left(site))
+
+
+async def test_prompt_tokens_that_wait_are_bounded(sites: Sites, hold: Any) -> None:
+    async with sites.open(max_queue_tokens=300) as site:
+        go = hold(site)
+        body = {"prompt": "x" * 200, "max_tokens": 1}
+        admission = site.app.state.context.desks[GIST_MODEL].admission
+        first = asyncio.create_task(site.post("/v1/completions", body))
+        await until(lambda: admission.waiting_tokens)
+        assert (await site.post("/v1/completions", body)).status_code == 429
+        short = asyncio.create_task(site.post("/v1/completions", body | {"prompt": "x" * 50}))
+        await until(lambda: admission.active == 2)
+        go.set()
+        assert (await first).status_code == (await short).status_code == 200
+        assert (await site.post("/v1/completions", body)).status_code == 200
+        await until(nothing_is_left(site))
