@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..signals import terminate_as_interrupt
-from .serve import Device, Dtype
+from .model_options import Dtype
+from .serve_options import Device
 from .terminal import err, fail, out
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 """From model names on the command line to running engines."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.adapter import GistAdapter
@@ -13,65 +14,91 @@ from ..api.served_models import ServedModel
 from ..engine.config import EngineConfig
 from ..engine.engine import Engine
 from ..engine.loader import load_model
-from .model_source import ModelSource
+from .model_options import Dtype, ModelOptions
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    source: ModelSource
+    options: ModelOptions
+    config: EngineConfig
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
 
+    @property
+    def name(self) -> str:
+        return self.options.source.name
+
 
 def load_served_models(
-    sources: Sequence[ModelSource],
+    models: Sequence[ModelOptions],
     adapter_folders: Sequence[Path],
-    config: EngineConfig,
+    base: EngineConfig,
     report: Report,
 ) -> list[ServedModel]:
     """Load every model with its adapter and make its engine, not yet started.
 
+    `base` holds what a model's own options do not say; adapters in `adapter_folders` find their
+    models by themselves.
     `report` is told which step begins; transformers shows its own bar while weights load.
     Raises what loading raises, and GistAdapterError for an adapter that fits none of the models or
     the same model as another one.
     """
     configs = {folder: GistConfig.load(folder) for folder in adapter_folders}
-    loaded = [_load(source, config, report) for source in sources]
+    loaded = [_load(options, engine_config(base, options), report) for options in models]
     chosen = _match(loaded, configs)
-    return [_serve(entry, chosen.get(entry.source.name), config) for entry in loaded]
+    return [_serve(entry, chosen.get(entry.name)) for entry in loaded]
 
 
-def _load(source: ModelSource, config: EngineConfig, report: Report) -> _Loaded:
+def engine_config(base: EngineConfig, options: ModelOptions) -> EngineConfig:
+    """The engine's settings of one model: its own options, and those of `base` besides."""
+    return replace(
+        base,
+        dtype=base.dtype if options.dtype is None else torch_dtype(options.dtype),
+        max_model_len=options.max_model_len or base.max_model_len,
+        max_num_seqs=options.max_num_seqs or base.max_num_seqs,
+    )
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype | None:
+    """None for the checkpoint's own."""
+    return None if dtype is Dtype.auto else getattr(torch, dtype.value)
+
+
+def _load(options: ModelOptions, config: EngineConfig, report: Report) -> _Loaded:
+    source = options.source
     report(f"loading {source.name} from {source.location}")
     model, tokenizer = load_model(source.location, config.dtype, config.device)
     report(f"taking the fingerprint of {source.name}")
     fingerprint = model_fingerprint(model, tokenizer, source=source.location)
-    return _Loaded(source, model, tokenizer, fingerprint)
+    return _Loaded(options, config, model, tokenizer, fingerprint)
 
 
 def _match(loaded: Sequence[_Loaded], adapters: dict[Path, GistConfig]) -> dict[str, Path]:
     """The adapter folder of each model that has one, by the model's name.
 
-    Adapters from the command line go before the one in a model's own folder.
+    Adapters that were named go before the one in a model's own folder.
     """
     chosen: dict[str, Path] = {}
     for folder, adapter in adapters.items():
-        fitting = [entry.source.name for entry in loaded if _fits(adapter, entry)]
+        fitting = [entry.name for entry in loaded if _fits(adapter, entry)]
         if not fitting:
             raise GistAdapterError(_misfit(folder, adapter, loaded))
         if taken := chosen.keys() & fitting:
             raise GistAdapterError(f"two gist adapters were given for {', '.join(taken)}")
         chosen |= dict.fromkeys(fitting, folder)
     for entry in loaded:
-        own = entry.source.own_adapter
-        if own is not None and entry.source.name not in chosen:
+        named = entry.options.gist_adapter
+        if named is not None and entry.name in chosen:
+            raise GistAdapterError(f"two gist adapters were given for {entry.name}")
+        own = named or entry.options.source.own_adapter
+        if own is not None and entry.name not in chosen:
             adapter = GistConfig.load(own)
             if not _fits(adapter, entry):
                 raise GistAdapterError(_misfit(own, adapter, [entry]))
-            chosen[entry.source.name] = own
+            chosen[entry.name] = own
     return chosen
 
 
@@ -83,7 +110,7 @@ def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str
     if not adapter.base_fingerprint:
         return f"the gist adapter {folder} does not say which model it was trained for"
     reasons = [
-        f"{entry.source.name} has another "
+        f"{entry.name} has another "
         + " and ".join(differing_parts(adapter.base_fingerprint, entry.fingerprint))
         for entry in loaded
     ]
@@ -95,17 +122,17 @@ def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str
     )
 
 
-def _serve(entry: _Loaded, folder: Path | None, config: EngineConfig) -> ServedModel:
+def _serve(entry: _Loaded, folder: Path | None) -> ServedModel:
     # An adapter of its own for every engine: it is active on one thread at a time.
     adapter = None if folder is None else GistAdapter.load(folder, entry.model.device)
     fingerprint = with_adapter(entry.fingerprint, adapter)
-    engine = Engine(entry.model, config, adapter, fingerprint=fingerprint)
+    engine = Engine(entry.model, entry.config, adapter, fingerprint=fingerprint)
     return ServedModel(
-        name=entry.source.name,
+        name=entry.name,
         engine=engine,
         tokenizer=entry.tokenizer,
         fingerprint=fingerprint,
         max_model_len=engine.max_model_len,
         adapter=adapter,
-        root=entry.source.location,
+        root=entry.options.source.location,
     )

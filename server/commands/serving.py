@@ -5,8 +5,6 @@ import shlex
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
@@ -21,46 +19,29 @@ from ..engine.config import EngineConfig
 from ..engine.errors import EngineError
 from ..signals import terminate_as_interrupt
 from .address import url_of
-from .model_loading import load_served_models
-from .model_source import ModelSource
+from .model_loading import load_served_models, torch_dtype
+from .model_options import ModelOptions
+from .serve_options import Device, ServeOptions
 from .terminal import err, fail, out
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """The options of `gistserve serve`, parsed; sizes in bytes, None where a default applies."""
-
-    sources: Sequence[ModelSource]
-    adapter_folders: Sequence[Path]
-    store: Path | None
-    api_key: str | None
-    device: str
-    dtype: str
-    max_model_len: int | None
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    kv_cache_memory: int | None
-    gpu_memory_utilization: float
-    enforce_eager: bool
-    compile: bool
-    prefix_caching: bool
-
-    def engine_config(self) -> EngineConfig:
-        return EngineConfig(
-            max_model_len=self.max_model_len,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            kv_cache_memory=self.kv_cache_memory,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            enforce_eager=self.enforce_eager,
-            compile=self.compile,
-            dtype=None if self.dtype == "auto" else getattr(torch, self.dtype),
-            device=None if self.device == "auto" else self.device,
-            enable_prefix_caching=self.prefix_caching,
-        )
+def base_config(options: ServeOptions) -> EngineConfig:
+    """What holds for the engine of every model that does not say otherwise."""
+    return EngineConfig(
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        kv_cache_memory=options.kv_cache_memory,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        enforce_eager=options.enforce_eager,
+        compile=options.compile,
+        dtype=torch_dtype(options.dtype),
+        device=None if options.device is Device.auto else options.device.value,
+        enable_prefix_caching=options.prefix_caching,
+    )
 
 
-def run(options: ServeOptions, listener: socket.socket) -> None:
+def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.socket) -> None:
     """Load everything, answer requests on the listening socket until told to stop.
 
     What the user can mend ends the command with one line, before anything is served.
@@ -74,11 +55,11 @@ def run(options: ServeOptions, listener: socket.socket) -> None:
             )
             store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
             stack.callback(store.close)
-            models = load_served_models(
-                options.sources, options.adapter_folders, options.engine_config(), _report
+            served = load_served_models(
+                models, options.gist_adapters or [], base_config(options), _report
             )
-            app = create_app(ServedModels(models), store, settings)
-            for model in models:
+            app = create_app(ServedModels(served), store, settings)
+            for model in served:
                 stack.callback(model.engine.shutdown)
                 model.engine.start()
         except torch.OutOfMemoryError as error:
@@ -86,7 +67,7 @@ def run(options: ServeOptions, listener: socket.socket) -> None:
             fail(reason, remedy="Take a smaller --dtype, --kv-cache-memory or --max-num-seqs.")
         except (EngineError, GistError, OSError, ValueError) as error:
             fail(str(error))
-        _announce(models, url_of(listener), options.api_key is not None)
+        _announce(served, url_of(listener), options.api_key is not None)
         # Once all is stopped, uvicorn raises the signal that stopped it again.
         with suppress(KeyboardInterrupt):
             run_server(app, listener)

@@ -7,6 +7,7 @@ import pytest
 from gistserve.bench.policy_quality import generate_all
 from gistserve.compress.config import GistAdapterError
 from gistserve.server.commands.model_loading import load_served_models
+from gistserve.server.commands.model_options import ModelOptions
 from gistserve.server.commands.model_source import ModelSource
 from gistserve.server.engine.config import EngineConfig
 from gistserve.server.engine.request import Request
@@ -44,8 +45,8 @@ def updated(folder: Path, model: Path) -> Path:
 
 
 def served(model: Path, *adapters: Path):
-    source = ModelSource(name=model.name, location=str(model))
-    (loaded,) = load_served_models([source], adapters, EngineConfig(), lambda step: None)
+    options = ModelOptions(source=ModelSource(name=model.name, location=str(model)))
+    (loaded,) = load_served_models([options], adapters, EngineConfig(), lambda step: None)
     return loaded
 
 

@@ -1,0 +1,138 @@
+"""The options of `gistserve serve`: declared once, given by flag, environment or YAML file."""
+
+import inspect
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .config_file import use_config_file
+from .model_options import Dtype, ModelOptions, parse_model
+from .sizes import parse_size
+
+ENVIRONMENT_PREFIX = "GISTSERVE_"
+
+
+class Device(StrEnum):
+    """Where the models run; `auto` takes CUDA where there is a GPU."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def _model(value: str) -> ModelOptions:
+    try:
+        return parse_model(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _size(value: str | int) -> int:
+    try:
+        return parse_size(str(value))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What `gistserve serve` can be told; sizes in bytes, None where a default applies.
+
+    A new option is a new field here: its flag, its environment variable and its key in the YAML
+    file follow from its name.
+    """
+
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with options, each under its variable's name in small letters "
+            "without GISTSERVE_.",
+            dir_okay=False,
+            is_eager=True,
+            callback=use_config_file,
+        ),
+    ] = None
+    models: Annotated[
+        list[ModelOptions] | None,
+        typer.Option(
+            "--model",
+            parser=_model,
+            metavar="[NAME=]PATH",
+            help="Hugging Face name or folder, as NAME=PATH to choose the served name; with "
+            'options of its own as JSON: {"path": ..., "max_model_len": ...}. Repeatable. '
+            "Without it: the small embedded model.",
+        ),
+    ] = None
+    gist_adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--gist-adapter",
+            parser=Path,
+            metavar="FOLDER",
+            help="Folder of a gist adapter; finds its model by itself. Repeatable.",
+        ),
+    ] = None
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8000
+    api_key: Annotated[str | None, typer.Option(help="Key that clients must send.")] = None
+    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto
+    dtype: Annotated[Dtype, typer.Option(help="Format of weights and cache.")] = Dtype.auto
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt plus answer, in tokens.")
+    ] = None
+    max_num_seqs: Annotated[
+        int, typer.Option(min=1, help="Requests that run at the same time.")
+    ] = 64
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that one step of the engine works on.")
+    ] = 2048
+    kv_cache_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="Memory for the KV caches of all models together, as in 2GiB.",
+        ),
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1.0,
+            help="Share of the GPU's memory that may be in use once the KV cache is allocated.",
+        ),
+    ] = 0.9
+    enforce_eager: Annotated[
+        bool,
+        typer.Option("--enforce-eager", help="Decode without CUDA graphs: slower, starts faster."),
+    ] = False
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model's layers: faster, but a slow start."),
+    ] = False
+    prefix_caching: Annotated[
+        bool,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Reuse the cache of equal beginnings of requests.",
+        ),
+    ] = True
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder for registered prompts; by default in the user's cache folder."),
+    ] = None
+
+
+def command_signature(options: type[ServeOptions]) -> inspect.Signature:
+    """The signature by which Typer offers every field as an option, with its variable."""
+    hints = get_type_hints(options, include_extras=True)
+    parameters = []
+    for parameter in inspect.signature(options).parameters.values():
+        annotation: Any = hints[parameter.name]
+        (option,) = annotation.__metadata__
+        option.envvar = ENVIRONMENT_PREFIX + parameter.name.upper()
+        parameters.append(parameter.replace(annotation=annotation))
+    return inspect.Signature(parameters)
