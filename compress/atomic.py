@@ -39,6 +39,14 @@ def write_atomic(path: Path, chunks: Iterable[bytes | memoryview], *, durable: b
         sync_directory(path.parent)
 
 
+def make_directory(directory: Path) -> None:
+    """Create a directory, and its parents, where missing; they survive a power cut."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_directory(path.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Flush a directory's entries (creations, renames, removals) to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -12,7 +12,13 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 
 from .errors import GistCacheError
-from .tensor_file import read_metadata, read_tensors, tensor_bytes, write_tensors
+from .tensor_file import (
+    read_metadata,
+    read_tensors,
+    tensor_bytes,
+    write_tensors,
+    written_bytes,
+)
 
 FORMAT_VERSION = 1
 FORMAT_NAME = "gistserve.gist_cache"
@@ -246,6 +252,11 @@ class GistCache:
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file that `save` writes."""
+        return written_bytes(dict(self._named_tensors()), self._metadata())
+
     def to(self, device: torch.device | str) -> Self:
         """The same cache on another device."""
         return type(self)(
@@ -266,12 +277,7 @@ class GistCache:
                 "fingerprint of its model",
                 field="model_fingerprint",
             )
-        metadata = {
-            "format": FORMAT_NAME,
-            "manifest": self.manifest.to_json(),
-            "content_hash": self.content_hash,
-        }
-        write_tensors(Path(path), dict(self._named_tensors()), metadata)
+        write_tensors(Path(path), dict(self._named_tensors()), self._metadata())
 
     @classmethod
     def load(
@@ -302,6 +308,13 @@ class GistCache:
         except GistCacheError as error:
             raise GistCacheError(f"{path}: {error}", field=error.field) from error
         return cache if torch.device(device).type == "cpu" else cache.to(device)
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            "format": FORMAT_NAME,
+            "manifest": self.manifest.to_json(),
+            "content_hash": self.content_hash,
+        }
 
     def _named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):

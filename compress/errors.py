@@ -28,6 +28,10 @@ class StoreUnwritableError(GistStoreError, OSError):
     """The store's directory cannot be created or written to, or its disk is full."""
 
 
+class StoreFullError(GistStoreError):
+    """The store may not grow by what was to be put into it."""
+
+
 class StoreLockedError(GistStoreError):
     """Another process has the store open."""
 

@@ -29,7 +29,8 @@ class PromptRecord:
     """A registered prompt. Times are Unix seconds; treat lists and dicts as read-only.
 
     Exactly one of `messages` and `text` is set. With `variables` (names of `{{name}}` in them) the
-    prompt's tokens are those in front of the first one. `owner` is a hash of the API key that made
+    prompt's tokens are those in front of the first one. With a `ttl` (seconds) every use sets
+    `expires_at` to that long after it. `owner` is a hash of the API key that made
     the prompt, "" without keys. The fields from `prompt_hash` to `uncompressed_bytes` describe the
     cache and are filled in by `for_cache` (the store does so in `put`).
     Raises PromptRecordError for values that could not be kept.
@@ -46,6 +47,7 @@ class PromptRecord:
     text: str | None = None
     gist_tokens: int = 0
     expires_at: float | None = None
+    ttl: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     auto_match: bool = False
     variables: list[str] = field(default_factory=list)
@@ -89,6 +91,16 @@ class PromptRecord:
     def ratio(self) -> float:
         """Compression ratio: prompt tokens a slot; 0 before the cache is known."""
         return self.prompt_tokens / self.slots if self.slots else 0.0
+
+    def used(self, *, tokens_saved: int, at: float) -> Self:
+        """This record after one more request that used the prompt at `at`."""
+        return replace(
+            self,
+            requests=self.requests + 1,
+            tokens_saved=self.tokens_saved + tokens_saved,
+            last_used_at=at,
+            expires_at=self.expires_at if self.ttl is None else at + self.ttl,
+        )
 
     def for_cache(self, cache: GistCache) -> Self:
         """This record with the fields that describe `cache`.
@@ -173,5 +185,5 @@ def _kinds(annotation: Any) -> tuple[type, ...]:
 
 
 # Records of the first releases lack these, and have their defaults.
-_LATER = {"variables"}
+_LATER = {"variables", "ttl"}
 _KINDS = {item.name: _kinds(item.type) for item in fields(PromptRecord)}

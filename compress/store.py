@@ -15,7 +15,13 @@ from typing import Any, Self
 import torch
 
 from .cache import GistCache
-from .errors import GistCacheError, GistStoreError, PromptRecordError, StoreUnwritableError
+from .errors import (
+    GistCacheError,
+    GistStoreError,
+    PromptRecordError,
+    StoreFullError,
+    StoreUnwritableError,
+)
 from .record import PromptRecord, new_prompt_id
 from .store_files import StoreFiles, fault
 from .store_recovery import quarantine_cache, recover
@@ -36,15 +42,22 @@ class GistStore:
 
     Opening moves broken records and caches to `quarantine/` and lists them in `quarantined`;
     `verify_content=False` leaves the check of the caches' bytes to `load_cache` (faster for stores
-    of many gigabytes). Changes made with `durable=False` are written after `flush_seconds`, by
-    `flush` and by `close`; a kill loses them.
+    of many gigabytes). `put` refuses what would make records and caches larger than `max_bytes`
+    on the disk (None: as the disk allows; the quarantine does not count). Changes made with
+    `durable=False` are written after `flush_seconds`, by `flush` and by `close`; a kill loses them.
     Raises StoreUnwritableError and StoreLockedError.
     """
 
     def __init__(
-        self, directory: str | Path, *, verify_content: bool = True, flush_seconds: float = 30.0
+        self,
+        directory: str | Path,
+        *,
+        max_bytes: int | None = None,
+        verify_content: bool = True,
+        flush_seconds: float = 30.0,
     ) -> None:
         self.directory = Path(directory).expanduser()
+        self.max_bytes = max_bytes
         self._flush_seconds = flush_seconds
         self._dirty: set[str] = set()
         self._timer: threading.Timer | None = None
@@ -67,20 +80,36 @@ class GistStore:
         """Files that were moved to quarantine/ since the store was opened, with the reasons."""
         return list(self._files.quarantined)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all records and caches on the disk."""
+        return self._files.num_bytes
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise StoreFullError unless the store may grow by so many bytes."""
+        if self.max_bytes is not None and self.num_bytes + num_bytes > self.max_bytes:
+            raise StoreFullError(
+                f"the prompt store is full: {self.num_bytes} of {self.max_bytes} bytes are taken "
+                f"and {num_bytes} more are needed; delete prompts, or raise --store-limit"
+            )
+
     def put(self, record: PromptRecord, cache: GistCache) -> PromptRecord:
         """Store a prompt with its cache, replacing any of the same id; return it as stored.
 
         The fields that describe the cache are filled in from it. Raises PromptNameTakenError,
         PromptRecordError (record and cache do not belong together), GistCacheError (the cache
-        names no model), StoreUnwritableError.
+        names no model), StoreFullError, StoreUnwritableError.
         """
         record = record.for_cache(cache)
-        record.to_bytes()  # refuse what JSON cannot hold before anything is written
+        num_bytes = len(record.to_bytes())  # refuses what JSON cannot hold
         with self._disk:
             with self._memory:
                 self._check_open()
                 self._index.check_name(record)
                 old = self._index.find(record.id)
+            if not self._files.has_cache(record.cache_hash):
+                num_bytes += cache.file_bytes
+            self.check_room(num_bytes)
             with self._writing(record):
                 self._files.write_cache(cache)
                 self._files.write_record(record)
@@ -126,18 +155,15 @@ class GistStore:
         return self._change(prompt_id, lambda current: replace(current, **changes), durable)
 
     def count_use(self, prompt_id: str, *, tokens_saved: int, at: float) -> None:
-        """Count one request that used a prompt; written later. A deleted prompt is no error."""
+        """Count one request that used a prompt, and lengthen the life of one with a `ttl`.
+
+        Written later. A deleted prompt is no error.
+        """
         with self._memory:
             record = self._index.find(prompt_id)
             if record is None or self._closed:
                 return
-            used = replace(
-                record,
-                requests=record.requests + 1,
-                tokens_saved=record.tokens_saved + tokens_saved,
-                last_used_at=at,
-            )
-            self._index.add(used)
+            self._index.add(record.used(tokens_saved=tokens_saved, at=at))
             self._mark_dirty(prompt_id)
 
     def delete(self, prompt_id: str) -> None:

@@ -4,11 +4,12 @@ import errno
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from .atomic import TEMPORARY_SUFFIX, sync_directory, write_atomic
+from .atomic import TEMPORARY_SUFFIX, make_directory, sync_directory, write_atomic
 from .cache import GistCache, read_manifest
 from .directory_lock import DirectoryLock
 from .errors import GistCacheError, PromptRecordError, StoreUnwritableError
@@ -28,21 +29,25 @@ class StoreFiles:
     caches/<content hash>.safetensors  shared by all records with the same cache
     quarantine/                        what could not be read, kept for a person to look at
 
-    `quarantined` lists what was moved there, with the reason. Methods raise OSError for a disk
-    that refuses. Not thread-safe: its owner locks. Raises StoreUnwritableError, StoreLockedError.
+    `quarantined` lists what was moved there, with the reason. `num_bytes` is the size of all
+    records and caches. Methods raise OSError for a disk that refuses. Not thread-safe: its owner
+    locks. Raises StoreUnwritableError, StoreLockedError.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.quarantined: list[tuple[Path, str]] = []
+        self.num_bytes = 0
+        self._sizes: dict[Path, int] = {}
         self._records = directory / "records"
         self._caches = directory / "caches"
         self._quarantine = directory / "quarantine"
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             self._lock = DirectoryLock(directory)
             try:
                 self._create_directories()
+                self._measure_all()
             except BaseException:
                 self._lock.release()
                 raise
@@ -63,7 +68,8 @@ class StoreFiles:
         )
 
     def write_record(self, record: PromptRecord) -> None:
-        write_atomic(self._record_path(record.id), [record.to_bytes()])
+        with self._measured(self._record_path(record.id)) as path:
+            write_atomic(path, [record.to_bytes()])
 
     def read_record(self, prompt_id: str) -> PromptRecord:
         """Raises PromptRecordError for a record that is broken or filed under a wrong name."""
@@ -73,8 +79,9 @@ class StoreFiles:
         return record
 
     def remove_record(self, prompt_id: str) -> None:
-        self._record_path(prompt_id).unlink(missing_ok=True)
-        sync_directory(self._records)
+        with self._measured(self._record_path(prompt_id)) as path:
+            path.unlink(missing_ok=True)
+            sync_directory(self._records)
 
     def record_ids(self) -> list[str]:
         """Names of all record files, whatever they hold."""
@@ -82,9 +89,13 @@ class StoreFiles:
 
     def write_cache(self, cache: GistCache) -> None:
         """Write a cache, unless its file is there."""
-        path = self._cache_path(cache.content_hash)
-        if not path.exists():
+        if self.has_cache(cache.content_hash):
+            return
+        with self._measured(self._cache_path(cache.content_hash)) as path:
             cache.save(path)
+
+    def has_cache(self, cache_hash: str) -> bool:
+        return self._cache_path(cache_hash).exists()
 
     def read_cache(self, cache_hash: str, device: torch.device | str = "cpu") -> GistCache:
         """Raises GistCacheError for a file that is broken or holds another cache."""
@@ -101,7 +112,8 @@ class StoreFiles:
     def remove_cache(self, cache_hash: str) -> None:
         """Remove a cache file. One that cannot be removed is left for the next opening."""
         try:
-            self._cache_path(cache_hash).unlink(missing_ok=True)
+            with self._measured(self._cache_path(cache_hash)) as path:
+                path.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("cannot remove the unused cache %s: %s", cache_hash, error)
 
@@ -113,7 +125,7 @@ class StoreFiles:
 
     def remove_temporaries(self) -> None:
         """Remove what writes that were cut off have left."""
-        for directory in (self._records, self._caches):
+        for directory in (self._records, self._caches, self._quarantine):
             for path in directory.glob(f".*{TEMPORARY_SUFFIX}"):
                 path.unlink()
 
@@ -128,6 +140,26 @@ class StoreFiles:
 
     def _cache_path(self, cache_hash: str) -> Path:
         return self._caches / f"{cache_hash}.safetensors"
+
+    @contextmanager
+    def _measured(self, path: Path) -> Iterator[Path]:
+        """Count a file's size anew after what is done to it, even where that fails."""
+        try:
+            yield path
+        finally:
+            self._measure(path)
+
+    def _measure(self, path: Path) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        self.num_bytes += size - self._sizes.pop(path, 0)
+        if size:
+            self._sizes[path] = size
+
+    def _measure_all(self) -> None:
+        for prompt_id in self.record_ids():
+            self._measure(self._record_path(prompt_id))
+        for cache_hash in self.cache_hashes():
+            self._measure(self._cache_path(cache_hash))
 
     def _create_directories(self) -> None:
         for directory in (self._records, self._caches, self._quarantine):
@@ -146,7 +178,8 @@ class StoreFiles:
         while target.exists():
             number += 1
             target = self._quarantine / f"{path.name}.{number}"
-        path.replace(target)
+        with self._measured(path):
+            path.replace(target)
         self.quarantined.append((target, reason))
         logger.warning("moved %s to %s: %s", path, target, reason)
 

@@ -54,6 +54,12 @@ def write_tensors(
     write_atomic(path, _chunks(tensors, metadata))
 
 
+def written_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that `write_tensors` makes."""
+    elements = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return len(_header(tensors, metadata)) + elements
+
+
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read every tensor (CPU, memory of its own) and the metadata of a safetensors file.
 
@@ -91,6 +97,13 @@ def _opened(path: Path) -> Iterator[Any]:
 def _chunks(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
+    yield _header(tensors, metadata)
+    for tensor in tensors.values():
+        yield tensor_bytes(tensor)
+
+
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """All that stands in front of the tensors' bytes."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
@@ -103,6 +116,4 @@ def _chunks(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for tensor in tensors.values():
-        yield tensor_bytes(tensor)
+    return len(text).to_bytes(8, "little") + text

@@ -1,6 +1,7 @@
 """Records of prompts as they are written, now and by earlier releases."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from gistserve.compress import record as record_module
@@ -18,12 +19,22 @@ def rewritten(data: bytes, change) -> bytes:
     return json.dumps(content).encode()
 
 
-def test_a_record_without_variables_is_one_of_an_earlier_release():
+@pytest.mark.parametrize(("field", "value"), [("variables", ["who"]), ("ttl", 60.5)])
+def test_a_record_without_a_later_field_is_one_of_an_earlier_release(field, value):
     record = record_of([1, 2, 3]).for_cache(cache_of([1, 2, 3]))
-    old = rewritten(record.to_bytes(), lambda fields: fields.pop("variables"))
+    old = rewritten(record.to_bytes(), lambda fields: fields.pop(field))
     assert PromptRecord.from_bytes(old) == record
-    named = record_of([1, 2, 3], variables=["who"]).for_cache(cache_of([1, 2, 3]))
-    assert PromptRecord.from_bytes(named.to_bytes()).variables == ["who"]
+    newer = record_of([1, 2, 3], **{field: value}).for_cache(cache_of([1, 2, 3]))
+    assert getattr(PromptRecord.from_bytes(newer.to_bytes()), field) == value
+
+
+def test_use_moves_the_expiry_of_a_record_with_a_ttl_alone():
+    for ttl, expires_at in ((60, 160), (None, 130)):
+        record = record_of([1, 2, 3], ttl=ttl, expires_at=130, requests=2, tokens_saved=6)
+        used = record.used(tokens_saved=3, at=100)
+        assert used == replace(
+            record, requests=3, tokens_saved=9, last_used_at=100, expires_at=expires_at
+        )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from gistserve.compress.errors import (
     PromptNameTakenError,
     PromptNotFoundError,
     PromptRecordError,
+    StoreFullError,
     StoreLockedError,
     StoreUnwritableError,
 )
@@ -235,6 +236,56 @@ def test_threads_lose_no_change(tmp_path):
     with GistStore(tmp_path) as store:
         assert store.list() == expected
         assert store.quarantined == []
+
+
+def size_of(store: GistStore) -> int:
+    """Bytes of records and caches, as the file system tells."""
+    folders = [store.directory / name for name in ("records", "caches")]
+    return sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+
+
+def test_the_size_is_that_of_the_files(tmp_path):
+    with GistStore(tmp_path) as store:
+        assert store.num_bytes == 0
+        one = store.put(record_of([1]), cache_of([1]))
+        twin = store.put(record_of([1], owner="me"), cache_of([1]))
+        store.put(replace(one, created_at=9), cache_of([1], seed=5))
+        store.edit(twin.id, metadata={"a": "x" * 100})
+        store.count_use(twin.id, tokens_saved=10**9, at=5.0)
+        store.flush()
+        assert store.num_bytes == size_of(store)
+        path = tmp_path / "caches" / f"{twin.cache_hash}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(GistCacheError):
+            store.load_cache(twin.id)
+        assert store.num_bytes == size_of(store) > 0
+    with GistStore(tmp_path) as store:
+        assert store.num_bytes == size_of(store) > 0
+        store.delete(one.id)
+        assert store.num_bytes == 0
+
+
+def test_a_full_store_refuses_and_changes_nothing(tmp_path):
+    with GistStore(tmp_path) as store:
+        kept = store.put(record_of([1], name="a"), cache_of([1]))
+        one_prompt = store.num_bytes
+    limit = 2 * one_prompt
+    with GistStore(tmp_path, max_bytes=limit) as store:
+        twin = store.put(record_of([1], owner="me"), cache_of([1]))  # shares the cache
+        before = store.list()
+        with pytest.raises(StoreFullError, match=rf"of {limit} bytes.*delete.*--store-limit"):
+            store.put(record_of([2]), cache_of([2], seed=1))
+        assert store.list() == before
+        assert store.num_bytes == size_of(store)
+        assert files(tmp_path, "caches") == [f"{kept.cache_hash}.safetensors"]
+        store.delete(twin.id)
+        store.put(record_of([2], name="b"), cache_of([2], seed=1))
+        assert store.num_bytes == size_of(store) == limit  # to the last byte
+        store.edit(kept.id, metadata={"changes": "are never refused"})
+    with GistStore(tmp_path, max_bytes=1) as store:
+        assert len(store) == 2
+        with pytest.raises(StoreFullError):
+            store.check_room(0)
 
 
 def test_expectations_of_a_model_do_not_harm_the_entry(store):

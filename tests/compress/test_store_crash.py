@@ -419,12 +419,14 @@ def test_leftovers_are_removed_and_foreign_files_are_not(three):
     orphan.save(directory / "caches" / f"{orphan.content_hash}.safetensors")
     (directory / "caches" / ".abc.safetensors.0f.tmp").write_bytes(b"half")
     (directory / "records" / ".pmpt_x.json.0f.tmp").write_bytes(b"half")
+    (directory / "quarantine" / ".probe.tmp").write_bytes(b"")
     foreign = [directory / "notes.txt", directory / "caches" / "notes.txt"]
     for path in foreign:
         path.write_text("mine")
     with GistStore(directory) as store:
         assert contents(store) == {record.id: record for record in stored}
     assert [path.read_text() for path in foreign] == ["mine", "mine"]
+    assert files(directory, "quarantine") == []
     foreign[1].unlink()
     with GistStore(directory) as store:
         assert_tidy(store)
