@@ -4,6 +4,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, respond
 
+# Python refuses to read numbers of thousands of digits.
+_MOST_DIGITS = 18
+
 
 class BodyLimitMiddleware:
     """Answers 413 to bodies over `max_bytes`; a false Content-Length does not help a client."""
@@ -16,7 +19,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self.max_bytes:
+        if not announced.isdigit() or int(announced[:_MOST_DIGITS]) > self.max_bytes:
             return await respond(self._too_large())(scope, receive, send)
         read = 0
 

@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from .application import begin_shutdown, end_running
+from .connection_limits import LimitedProtocol
 
 # What is left to say when everything has been ended gets so long to reach its client.
 _FLUSH_SECONDS = 2.0
@@ -57,24 +58,29 @@ def run_server(
     app: FastAPI,
     listener: socket.socket,
     *,
-    log_level: str = "info",
     graceful_seconds: float = 30,
 ) -> None:
     """Serves on a bound socket until SIGINT or SIGTERM; returns when the application has stopped.
 
     Requests that run get `graceful_seconds` to finish; a second signal ends them at once.
     """
-    config = server_config(app, log_level=log_level, graceful_seconds=graceful_seconds)
+    config = server_config(app, graceful_seconds=graceful_seconds)
     ApiServer(config, app, graceful_seconds).run(sockets=[listener])
 
 
 def server_config(
-    app: FastAPI, *, log_level: str = "info", graceful_seconds: float = 30
+    app: FastAPI, *, graceful_seconds: float = 30
 ) -> uvicorn.Config:
     """How uvicorn runs the application."""
     return uvicorn.Config(
         app,
-        log_level=log_level,
+        http=LimitedProtocol,
+        ws="none",
+        # Of the parser that has such a limit; ours shall be met first, and be the same for all.
+        h11_max_incomplete_event_size=2 * LimitedProtocol.header_bytes,
+        # Lines go where the process's own go; a request's line is the application's.
+        log_config=None,
+        access_log=False,
         # Only for what does not end when its connection is cut.
         timeout_graceful_shutdown=int(graceful_seconds + 2 * _FLUSH_SECONDS + 1),
         server_header=False,

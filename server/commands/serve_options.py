@@ -89,6 +89,25 @@ class ServeOptions:
     max_num_batched_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that one step of the engine works on.")
     ] = 2048
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait for a model; more are refused.")
+    ] = 256
+    max_queue_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of prompts that may wait for a model. Default: any."),
+    ] = None
+    queue_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds that a request may wait for its turn. Default: any."),
+    ] = None
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds that a request may take in all. Default: any."),
+    ] = None
+    shutdown_timeout: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds that running requests get to finish at SIGTERM."),
+    ] = 30.0
     kv_cache_memory: Annotated[
         int | None,
         typer.Option(

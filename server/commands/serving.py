@@ -41,6 +41,17 @@ def base_config(options: ServeOptions) -> EngineConfig:
     )
 
 
+def server_settings(options: ServeOptions) -> ServerSettings:
+    """What holds for the HTTP interface."""
+    return ServerSettings(
+        api_keys=() if options.api_key is None else (options.api_key,),
+        max_queue=options.max_queue,
+        max_queue_tokens=options.max_queue_tokens,
+        queue_timeout=options.queue_timeout,
+        request_timeout=options.request_timeout,
+    )
+
+
 def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.socket) -> None:
     """Load everything, answer requests on the listening socket until told to stop.
 
@@ -50,13 +61,15 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
         stack.enter_context(listener)
         stack.enter_context(terminate_as_interrupt())
         try:
-            settings = ServerSettings(
-                api_keys=() if options.api_key is None else (options.api_key,)
-            )
+            settings = server_settings(options)
             store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
             stack.callback(store.close)
             served = load_served_models(
-                models, options.gist_adapters or [], base_config(options), _report
+                models,
+                options.gist_adapters or [],
+                base_config(options),
+                _report,
+                embeddings=options.embeddings,
             )
             app = create_app(ServedModels(served), store, settings)
             for model in served:
@@ -70,7 +83,7 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
         _announce(served, url_of(listener), options.api_key is not None)
         # Once all is stopped, uvicorn raises the signal that stopped it again.
         with suppress(KeyboardInterrupt):
-            run_server(app, listener)
+            run_server(app, listener, graceful_seconds=options.shutdown_timeout)
 
 
 def _report(step: str) -> None:

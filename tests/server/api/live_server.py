@@ -48,7 +48,7 @@ class LiveServer:
 def live(app: FastAPI, graceful_seconds: float = 60.0, **limits: Any) -> Iterator[LiveServer]:
     """Serves an application whose lifespan another has begun."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = server_config(app, graceful_seconds=graceful_seconds, log_level="error", **limits)
+    config = server_config(app, graceful_seconds=graceful_seconds, **limits)
     config.lifespan = "off"
     server = ApiServer(config, app, graceful_seconds)
     thread = threading.Thread(target=server.run, args=([listener],))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from gistserve.server.api.settings import ServerSettings
 from gistserve.server.cli import app
 from gistserve.server.commands import serving
 from gistserve.server.commands.model_loading import engine_config
@@ -14,6 +15,7 @@ from gistserve.server.commands.model_options import Dtype, ModelOptions, model_f
 from gistserve.server.commands.model_source import ModelSource
 from gistserve.server.commands.serve_options import Device, ServeOptions
 from gistserve.server.engine.config import EngineConfig
+from gistserve.server.logs import LogFormat, LogLevel
 from typer.testing import CliRunner
 
 MODEL = ModelOptions(source=ModelSource("m", "org/m"))
@@ -30,11 +32,18 @@ WRITTEN = {
     "max_model_len": ("100", 100),
     "max_num_seqs": ("3", 3),
     "max_num_batched_tokens": ("50", 50),
+    "max_queue": ("7", 7),
+    "max_queue_tokens": ("900", 900),
+    "queue_timeout": ("2.5", 2.5),
+    "request_timeout": ("60", 60.0),
+    "shutdown_timeout": ("5", 5.0),
     "kv_cache_memory": ("2MiB", 2 * 2**20),
     "gpu_memory_utilization": ("0.5", 0.5),
     "enforce_eager": ("true", True),
     "compile": ("true", True),
     "prefix_caching": ("false", False),
+    "log_level": ("debug", LogLevel.debug),
+    "log_format": ("json", LogFormat.json),
     "store": ("some/store", Path("some/store")),
 }
 FLAGS = {"models": "--model", "gist_adapters": "--gist-adapter"}
@@ -228,6 +237,17 @@ def test_engine_settings(serve):
         dtype=torch.float16,
         device="cpu",
     )
+
+
+def test_limits_of_the_http_interface(serve):
+    given = serve.options(
+        *("--max-queue", "7", "--max-queue-tokens", "900"),
+        *("--queue-timeout", "2.5", "--request-timeout", "60"),
+    )
+    assert serving.server_settings(given) == ServerSettings(
+        max_queue=7, max_queue_tokens=900, queue_timeout=2.5, request_timeout=60.0
+    )
+    assert serving.server_settings(serve.options()) == ServerSettings()
 
 
 def test_defaults_are_the_engine_s_own(serve):
