@@ -7,6 +7,7 @@ import typer
 
 from .load.command import serve
 from .models.command import models
+from .prompts.command import prompts
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."
@@ -20,7 +21,7 @@ def bench() -> None:
 
 app.command()(serve)
 app.command()(models)
-app.command()(models)
+app.command()(prompts)
 
 
 @app.command()

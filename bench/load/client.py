@@ -126,6 +126,7 @@ class _Answer:
         sample.output_tokens = usage.get("completion_tokens")
         details = usage.get("prompt_tokens_details") or {}
         sample.cached_tokens = details.get("cached_tokens")
+        sample.gist_tokens = details.get("gist_tokens")
 
     def end(self) -> None:
         """The stream has ended; raises where the answer has not."""

@@ -17,6 +17,7 @@ class Sample:
         itl: between successive chunks with text; a chunk may carry several tokens.
         e2el: until the last chunk of the answer.
         prompt_tokens, cached_tokens, output_tokens: the server's usage; None where it tells none.
+        gist_tokens: cache slots that stood for a compressed prompt (gistserve only).
         error: why the request failed; None where it did not.
     """
 
@@ -28,6 +29,7 @@ class Sample:
     e2el: float | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    gist_tokens: int | None = None
     output_tokens: int | None = None
     error: str | None = None
 

@@ -56,7 +56,7 @@ class Workload:
             LoadError: a prompt file that cannot be read, or is empty.
         """
         if self.prompt_files:
-            return [_read(path) for path in self.prompt_files]
+            return [read_prompt(path) for path in self.prompt_files]
         lengths = self.prompt_tokens.sample(rng, self.num_prompts)
         return [tokens.text(length, rng) for length in lengths]
 
@@ -93,7 +93,8 @@ class Workload:
         }
 
 
-def _read(path: Path) -> str:
+def read_prompt(path: Path) -> str:
+    """Text of a prompt's file. Raises LoadError where it cannot be read, or is empty."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,165 @@
+"""`gistserve bench prompts`."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def prompts(
+    output: Annotated[
+        Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside it.")
+    ] = Path("bench/results/prompts.json"),
+    report: Annotated[
+        bool, typer.Option("--report", help="Measure nothing; print and draw what the file has.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="Model folder or hub name, or `embedded`.")
+    ] = "embedded",
+    random_weights: Annotated[
+        Literal["135m", "1b", "8b"] | None,
+        typer.Option(help="A model of this shape with random weights instead: no quality."),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Gist adapter. Default: the model's own."),
+    ] = None,
+    untrained_gists: Annotated[
+        int | None,
+        typer.Option(min=1, help="Make an untrained adapter of so many gist tokens: no quality."),
+    ] = None,
+    prompt: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, help="A prompt's file, or a folder of them. Repeatable."),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens of synthetic prompts, as in 64,256,1024. Default: from 64 to 8192, as "
+            "far as the model goes; none with --prompt."
+        ),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="JSONL of input and expected (and its prompt, else it goes under every --prompt), "
+            "to measure quality. The embedded model brings its own."
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Use at most so many of them.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer to one of them.")] = 64,
+    budget: Annotated[str, typer.Option(help="Memory that prompts may take.")] = "1GiB",
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Requests at a time, besides one. Repeatable. Default: 8, 32."),
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(min=1, help="Of every prompt, arm and concurrency in a round, at least.")
+    ] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="In which the arms take turns.")] = 5,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Of a request beside its prompt.")] = 32,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 64,
+    shared_prompts: Annotated[
+        int, typer.Option(min=0, help="Prompts of the shared-prefix workload. 0 leaves it out.")
+    ] = 32,
+    shared_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one of them. Default: 1000, or what the model takes."),
+    ] = None,
+    shared_requests: Annotated[int, typer.Option(min=1, help="Under each of them, a round.")] = 2,
+    shared_concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 32,
+    cell_seconds: Annotated[
+        float, typer.Option(min=1, help="Leave out a measurement that would take longer.")
+    ] = 120.0,
+    kv_cache_memory: Annotated[
+        str | None, typer.Option(help="Memory for the server's KV cache, as in 6GiB.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Format of weights and cache."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of texts and weights.")] = 0,
+) -> None:
+    """Compare no cache, a cache of the full prompt, and a gist: bytes, speed, quality."""
+    from rich.console import Console
+
+    from ...server.commands.sizes import parse_size
+    from .compare import compare
+    from .inputs import parse_lengths, read_labelled, read_prompts
+    from .model_choice import choose_model
+    from .settings import PromptsSettings, SharedPrefix
+
+    console = Console()
+    if report:
+        _print(_read(output), output, console)
+        return
+    try:
+        with TemporaryDirectory(prefix="gistserve-") as folder:
+            console.print("preparing the model", style="dim")
+            chosen = choose_model(
+                model,
+                Path(folder),
+                random_shape=random_weights,
+                adapter=adapter,
+                untrained_gists=untrained_gists,
+                dtype=dtype,
+            )
+            texts = read_prompts(prompt or ())
+            settings = PromptsSettings(
+                server=chosen.server(device, dtype, kv_cache_memory),
+                trained=chosen.trained,
+                prompts=texts,
+                lengths=parse_lengths(lengths) if lengths else (),
+                concurrencies=tuple(sorted({1, *(concurrency or (8, 32))})),
+                requests=requests,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                budget=parse_size(budget),
+                rounds=rounds,
+                cell_seconds=cell_seconds,
+                shared=SharedPrefix(
+                    shared_prompts, shared_tokens, shared_requests, shared_concurrency
+                )
+                if shared_prompts
+                else None,
+                labelled=read_labelled(inputs, texts, examples)
+                if inputs
+                else chosen.own_inputs(examples, seed),
+                max_tokens=max_tokens,
+                seed=seed,
+            )
+            result = compare(settings, console)
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    _write(result, output)
+    _print(result, output, console)
+
+
+def _write(result: dict[str, Any], output: Path) -> None:
+    from ..results import write_result
+
+    write_result(output, result)
+
+
+def _read(output: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {output} holds no figures to report: {error}", err=True)
+        raise typer.Exit(1) from error
+    return result
+
+
+def _print(result: dict[str, Any], output: Path, console: Any) -> None:
+    from .plot import plot_prompts
+    from .report import print_report
+
+    print_report(result, console)
+    plot_prompts(result, output.with_suffix(".png"))
+    typer.echo(f"{output}, {output.with_suffix('.png')}")

@@ -1,0 +1,107 @@
+"""The whole comparison."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import numpy as np
+from rich.console import Console
+
+from ..load.client import LoadClient, get_json, open_session
+from ..load.endpoint import Endpoint
+from ..load.errors import LoadError
+from ..load.probe import probe
+from ..load.target import Target
+from .arm import Arm
+from .fidelity import fidelity
+from .quality import Quality
+from .room import Room
+from .served import MODEL, serving
+from .settings import PromptsSettings
+from .shared_prefix import SharedPrefixLoad
+from .summary import summarise_prompts, summarise_quality, summarise_shared
+from .sweep import Bench, OnStep, Sweep
+
+# Tokens of synthetic prompts where none are asked for, and by how much they may be missed.
+_LENGTHS = (64, 256, 1024, 4096, 8192)
+_MARGIN = 1.1
+
+
+def compare(settings: PromptsSettings, console: Console) -> dict[str, Any]:
+    """Sizes, speed and quality of every arm, for a result file.
+
+    Raises:
+        LoadError: the server does not start or answer, something does not fit, or a request did
+            not use the cache of its arm.
+    """
+    with console.status("starting the server") as status:
+        with serving(settings.server) as url:
+            result = asyncio.run(_compare(settings, url, status.update))
+        if settings.labelled and settings.trained:
+            status.update("comparing next-token distributions")
+            result["quality"]["fidelity"] = fidelity(settings)
+    return result
+
+
+async def _compare(settings: PromptsSettings, url: str, on_step: OnStep) -> dict[str, Any]:
+    target = Target(url, MODEL, Endpoint.chat, timeout=settings.timeout)
+    async with open_session(target) as session:
+        on_step("asking the server")
+        info = await get_json(session, f"{url}/server_info")
+        bench = await _bench(settings, target, session, info, on_step)
+        served = next(model for model in info["models"] if model["name"] == MODEL)
+        arms = list(Arm) if served["gist_tokens"] else [Arm.none, Arm.prefix]
+        own = (served["gist_tokens"] or 0) + settings.input_tokens + settings.output_tokens
+        prompts = settings.prompts or _synthetic(bench, bench.room.max_model_len - own)
+        rounds = await Sweep(bench, prompts, arms).run()
+        shared = None
+        if settings.shared is not None and Arm.gist in arms:
+            shared = await SharedPrefixLoad(bench, settings.shared, own).run()
+        answered = await Quality(bench, arms).run() if settings.labelled else None
+    return {
+        "model": {**served, "root": None, "trained": settings.trained},
+        "arms": [arm.value for arm in arms],
+        "workload": {
+            "input_tokens": settings.input_tokens,
+            "output_tokens": settings.output_tokens,
+            "concurrencies": list(settings.concurrencies),
+            "requests": settings.requests,
+            "rounds": settings.rounds,
+            "seed": settings.seed,
+        },
+        "budget_bytes": settings.budget,
+        "synthetic": not settings.prompts,
+        "prompts": summarise_prompts(rounds, arms, bench.room, settings.budget),
+        "shared": shared and summarise_shared(shared, bench.room, settings.shared),
+        "quality": answered and summarise_quality(answered, settings.labelled),
+        "raw": {"prompts": rounds, "shared": shared, "answers": answered},
+    }
+
+
+async def _bench(
+    settings: PromptsSettings,
+    target: Target,
+    session: aiohttp.ClientSession,
+    info: Any,
+    on_step: OnStep,
+) -> Bench:
+    room = Room.of(info, MODEL)
+    found = await probe(target, session, np.random.default_rng(settings.seed))
+    if not found.tells_usage or not found.target.ignore_eos:
+        raise LoadError("The server tells no usage, or refuses ignore_eos; is it gistserve?")
+    client = LoadClient(found.target, session)
+    return Bench(settings, client, session, found.tokens, room, on_step)
+
+
+def _synthetic(bench: Bench, longest: int) -> dict[str, str]:
+    """Raises LoadError where one that was asked for is longer than `longest` tokens."""
+    lengths = bench.settings.lengths or [n for n in _LENGTHS if n * _MARGIN <= longest]
+    if not lengths or max(lengths) > longest:
+        raise LoadError(
+            f"Beside gists, input and answer the model has room for prompts of {longest} tokens; "
+            "take shorter --lengths, --input-tokens or --output-tokens."
+        )
+    rng = np.random.default_rng((bench.settings.seed, 0))
+    return {f"{length:,}": bench.tokens.text(length, rng) for length in lengths}
