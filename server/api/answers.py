@@ -126,6 +126,24 @@ class ResponseObject(Answer):
     usage: ResponseUsage
 
 
+class EmbeddingUsage(Answer):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(Answer):
+    index: int
+    object: Literal["embedding"]
+    embedding: list[float] | str = Field(description="Of length 1; base64: float32, little-endian.")
+
+
+class EmbeddingList(Answer):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class ModelCard(Answer):
     id: str
     object: Literal["model"]

@@ -14,6 +14,7 @@ from ...compress.store import GistStore
 from . import (
     chat,
     completions,
+    embeddings,
     errors,
     health,
     metrics,
@@ -41,6 +42,7 @@ _ROUTES = (
     completions,
     responses,
     models_routes,
+    embeddings,
     prompts,
     tokenization,
     health,

@@ -5,6 +5,9 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..engine.errors import CacheFullError
 from ..engine.grammar import Grammar
 from ..engine.pinned import PinnedCache
@@ -61,13 +64,15 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How each of the n choices of a prompt is drawn, what it must look like, where it ends."""
+    """How each of the n choices of a prompt is drawn, what it must look like, where it ends; or
+    that nothing is drawn, for the prompt's embedding."""
 
     sampling: SamplingParams
     stops: Sequence[str] = ()
     n: int = 1
     grammar: Grammar | None = None
 
+    embed: bool = False
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
@@ -107,6 +112,7 @@ class Choice:
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
     finish_reason: str | None = None
+    embedding: NDArray[np.float32] | None = None
     begun: bool = False
 
     def feed(self, output: RequestOutput) -> Iterator[Piece]:
@@ -117,6 +123,8 @@ class Choice:
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         last = len(output.new_token_ids) - 1
+        if output.embedding is not None:
+            self.embedding = output.embedding
         for i, token_id in enumerate(output.new_token_ids):
             reason = output.finish_reason if i == last else None
             ends = reason == "stop" and token_id == output.stop_token_id
@@ -283,6 +291,7 @@ def plan_generation(
                         settings.grammar,
                     ),
                     detokenizer=IncrementalDetokenizer(model.tokenizer, context),
+                        settings.embed,
                     scanner=StopStringScanner(settings.stops),
                 )
             )

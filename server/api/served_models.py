@@ -18,7 +18,9 @@ class ServedModel:
 
     name: what clients send as `model` (may contain "/"); fingerprint: hash of weights, tokenizer,
     template and RoPE settings that binds prompt caches to it; max_model_len: positions;
-    adapter: what makes gists, if the model has one; root: where the weights came from.
+    adapter: what makes gists, if the model has one; root: where the weights came from;
+    pooling: how its embeddings are made of hidden states ("last", or what is not done here); None
+    for a model that makes none.
     """
 
     name: str
@@ -28,6 +30,7 @@ class ServedModel:
     max_model_len: int
     adapter: GistAdapter | None = None
     root: str | None = None
+    pooling: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

@@ -14,6 +14,7 @@ from ..api.served_models import ServedModel
 from ..engine.config import EngineConfig
 from ..engine.engine import Engine
 from ..engine.loader import load_model
+from ..engine.pooling import LAST_TOKEN, pooling_of
 from .model_options import Dtype, ModelOptions
 
 Report = Callable[[str], None]
@@ -37,11 +38,14 @@ def load_served_models(
     adapter_folders: Sequence[Path],
     base: EngineConfig,
     report: Report,
+    *,
+    embeddings: bool = False,
 ) -> list[ServedModel]:
     """Load every model with its adapter and make its engine, not yet started.
 
     `base` holds what a model's own options do not say; adapters in `adapter_folders` find their
     models by themselves.
+    With `embeddings` models make embeddings of their last token that were not made for it.
     `report` is told which step begins; transformers shows its own bar while weights load.
     Raises what loading raises, and GistAdapterError for an adapter that fits none of the models or
     the same model as another one.
@@ -49,7 +53,7 @@ def load_served_models(
     configs = {folder: GistConfig.load(folder) for folder in adapter_folders}
     loaded = [_load(options, engine_config(base, options), report) for options in models]
     chosen = _match(loaded, configs)
-    return [_serve(entry, chosen.get(entry.name)) for entry in loaded]
+    return [_serve(entry, chosen.get(entry.name), embeddings) for entry in loaded]
 
 
 def engine_config(base: EngineConfig, options: ModelOptions) -> EngineConfig:
@@ -122,7 +126,7 @@ def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str
     )
 
 
-def _serve(entry: _Loaded, folder: Path | None) -> ServedModel:
+def _serve(entry: _Loaded, folder: Path | None, embeddings: bool) -> ServedModel:
     # An adapter of its own for every engine: it is active on one thread at a time.
     adapter = None if folder is None else GistAdapter.load(folder, entry.model.device)
     fingerprint = with_adapter(entry.fingerprint, adapter)
@@ -135,4 +139,5 @@ def _serve(entry: _Loaded, folder: Path | None) -> ServedModel:
         max_model_len=engine.max_model_len,
         adapter=adapter,
         root=entry.options.source.location,
+        pooling=pooling_of(entry.options.source.location) or (LAST_TOKEN if embeddings else None),
     )

@@ -140,6 +140,18 @@ class ServeOptions:
         ),
     ] = True
     store: Annotated[
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Make embeddings with every model, of the last token's final hidden state, also "
+            "where it was not made for them.",
+        ),
+    ] = False
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.info
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text: key=value, for people; json: an object a line.")
+    ] = LogFormat.text
         Path | None,
         typer.Option(help="Folder for registered prompts; by default in the user's cache folder."),
     ] = None

@@ -68,6 +68,8 @@ class Engine:
         self.max_num_seqs = config.max_num_seqs
         """Most sequences that run at once; more wait."""
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
+        self.hidden_size: int = model.get_output_embeddings().weight.shape[-1]
+        """Numbers in an embedding."""
         runner = self._core.runner
         self.info = EngineInfo(
             weight_bytes=weight_bytes(model),
@@ -258,7 +260,7 @@ class Engine:
         sampling = request.sampling
         self._check_vocabulary((*sampling.logit_bias, *sampling.stop_token_ids))
         start = request.pinned.next_position if request.pinned else 0
-        wanted = sampling.max_tokens
+        wanted = 0 if request.embed else sampling.max_tokens
         room = self._check_length(start + len(request.token_ids), 0 if wanted == 0 else 1)
         return Sequence(request, room if wanted is None else min(wanted, room), self.end_token_ids)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from ...compress.adapter import GistAdapter
 from ...compress.cache import GistCache
 from ...compress.compressor import GistCompressor
+from .batch import single_token_step
 from .block_pool import BlockPool
 from .compression import CompressionQueue
 from .config import EngineConfig
@@ -17,8 +18,9 @@ from .engine_stats import EngineCounters, EngineStats
 from .errors import CacheFullError
 from .model_runner import ModelRunner
 from .pinned import PinnedCache
+from .pooler import Pooler
 from .request import FinishReason, RequestOutput
-from .sampler import Sampler
+from .sampler import SampledTokens, Sampler
 from .scheduler import Scheduler
 from .scheduler_output import SchedulerOutput
 from .sequence import Sequence
@@ -52,6 +54,7 @@ class EngineCore:
         self.compressions = CompressionQueue(
             compressor, self.runner, self.scheduler, config.compress_chunk_size
         )
+        self._pooler = Pooler(model)
         self._sampler = Sampler(config.seed)
         self._counters = EngineCounters()
 
@@ -70,10 +73,12 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """Computes one chunk of a compression, if one waits, and one step of the sequences.
 
-        A step that fails ends its sequences with finish_reason "error".
+        A step that fails is computed again, one sequence at a time; those that fail again end
+        with finish_reason "error".
 
         Raises:
-            Exception: if the state can no longer be trusted; the engine must stop.
+            Exception: if the model fails on anything, or the state can no longer be trusted; the
+                engine must stop.
         """
         self.compressions.advance()
         outputs: list[RequestOutput] = []
@@ -149,21 +154,65 @@ class EngineCore:
 
     def _compute(self, output: SchedulerOutput) -> list[RequestOutput]:
         try:
-            logits, sequences = sampling_rows(output, self.runner.execute(output))
-            sampled = self._sampler.sample(logits, sequences)
+            sampled = self._run(output)
         except Exception as error:
-            self._fail(output, error)
-            return []
+            if isinstance(error, torch.AcceleratorError):
+                raise  # the device's context is lost
+            logger.error("a step failed", exc_info=error)
+            return self._compute_apart(output, error)
+        return self._record(output, sampled)
+
+    def _run(self, output: SchedulerOutput) -> SampledTokens:
+        with self._pooler.pooling(output):
+            logits, sequences = sampling_rows(output, self.runner.execute(output))
+        return self._sampler.sample(logits, sequences)
+
+    def _record(self, output: SchedulerOutput, sampled: SampledTokens) -> list[RequestOutput]:
         self.scheduler.update(output, sampled.token_ids)
         self._counters.steps += 1
         return step_outputs(output, sampled, self._counters)
 
+    def _compute_apart(self, output: SchedulerOutput, error: Exception) -> list[RequestOutput]:
+        """Computes the sequences of a failed step one by one, and ends those that fail again.
+
+        Raises:
+            Exception: if the model fails on anything.
+        """
+        outputs: list[RequestOutput] = []
+        self._take_back(output)
+        if len(output.sequences) == 1:
+            self._fail(output, error)
+        else:
+            self.runner.copy_blocks(output.block_copies)
+            for part in self.scheduler.split(output):
+                try:
+                    sampled = self._run(part)
+                except Exception as its_error:
+                    self._fail(part, its_error)
+                else:
+                    outputs += self._record(part, sampled)
+        self.scheduler.pool.check()
+        if not outputs:
+            self._try_model()
+        return outputs
+
+    def _take_back(self, output: SchedulerOutput) -> None:
+        """Undoes what a failed step has told its sequences."""
+        for share in output.sequences:
+            del share.sequence.prompt_logprobs[share.start :]
+
     def _fail(self, output: SchedulerOutput, error: Exception) -> None:
         """Ends the sequences of a step whose computation raised; the others go on."""
-        if isinstance(error, torch.AcceleratorError):
-            raise error  # the device's context is lost
-        logger.error("a step failed", exc_info=error)
         message = f"the model failed on this request: {type(error).__name__}: {error}"
         for share in output.sequences:
             self.scheduler.end(share.sequence.request_id, "error", message)
-        self.scheduler.pool.check()
+
+    def _try_model(self) -> None:
+        """Computes one token of nobody's; raises what the model raises."""
+        pool = self.scheduler.pool
+        if pool.num_free:
+            block_ids = pool.allocate(1)
+            try:
+                self.runner.execute(single_token_step(block_ids[0], pool.block_size))
+            finally:
+                pool.release(block_ids)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .grammar import Grammar
 from .pinned import PinnedCache
 from .sampling_params import SamplingParams, SamplingParamsError
@@ -43,6 +46,9 @@ class Request:
     grammar: Grammar | None = None
     """What the output must look like. The request ends where nothing can follow, even with
     ``ignore_eos``; ``min_tokens`` does not apply."""
+    embed: bool = False
+    """Generate nothing: compute the prompt for its last token's final hidden state alone. Such a
+    request neither uses nor feeds the prefix cache."""
 
     def __post_init__(self) -> None:
         if not self.request_id:
@@ -77,6 +83,9 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """In the first output only: one entry for each of the request's own prompt tokens (not those
     behind a pinned cache). The first is ``None``: nothing was predicted before it."""
+    embedding: NDArray[np.float32] | None = None
+    """[hidden size] the last token's state behind the model's final norm, as it is; only where the
+    request asked to ``embed``."""
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     """The token that ended the request, where ``finish_reason`` is "stop"."""

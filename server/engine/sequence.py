@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .block_pool import ROOT_HASH, hash_block
 from .grammar import TokenConstraint
 from .request import FinishReason, Request, TokenLogprob
@@ -20,6 +23,7 @@ class Sequence:
         "block_hashes",
         "block_ids",
         "constraint",
+        "embedding",
         "error",
         "finish_reason",
         "max_output_tokens",
@@ -67,6 +71,7 @@ class Sequence:
         self.row = -1
         """Row of the scheduler's block table while running."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
+        self.embedding: NDArray[np.float32] | None = None
         self.constraint: TokenConstraint | None = (
             request.grammar.begin() if request.grammar else None
         )

@@ -112,3 +112,4 @@ def _report_prompt(sequence: Sequence, output: RequestOutput, counters: EngineCo
         counters.gist_tokens_saved += pinned.prompt_tokens - pinned.slots
     if sequence.request.sampling.prompt_logprobs is not None:
         output.prompt_logprobs = [None, *sequence.prompt_logprobs]
+    output.embedding = sequence.embedding

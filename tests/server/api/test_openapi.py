@@ -28,6 +28,7 @@ async def test_the_document_names_every_route_and_no_422(sites: Sites) -> None:
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
         ("POST", "/v1/responses"),
+        ("POST", "/v1/embeddings"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/{name}"),
         ("POST", "/v1/prompts"),
