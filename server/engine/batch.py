@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .request import Request
 from .scheduler_output import ScheduledSequence, SchedulerOutput
+from .sequence import Sequence
 
 
 def pack_batch(
@@ -47,6 +49,14 @@ def pack_batch(
         logits_indices=_last_rows(query_start_loc[1:], num_logits),
         block_copies=copies,
     )
+
+
+def single_token_step(block_id: int, block_size: int) -> SchedulerOutput:
+    """A step that belongs to no request: token 0 at position 0, written into a block."""
+    sequence = Sequence(Request("nobody", [0]), 1)
+    sequence.row, sequence.block_ids = 0, [block_id]
+    share = ScheduledSequence(sequence, 0, 1, num_logits=1, samples=True)
+    return pack_batch([share], np.array([[block_id]], dtype=np.int32), block_size, [])
 
 
 def _pack_decodes(

@@ -114,6 +114,18 @@ class BlockPool:
         if self._block_by_hash.setdefault(block_hash, block_id) == block_id:
             self._hashes[block_id] = block_hash
 
+    def forget(self, block_ids: Iterable[int]) -> None:
+        """Makes blocks unfindable, whatever uses them; for content that is not to be trusted."""
+        for block_id in block_ids:
+            block_hash = self._hashes[block_id]
+            if block_hash is None:
+                continue
+            del self._block_by_hash[block_hash]
+            self._hashes[block_id] = None
+            if self._ref_counts[block_id] == 0:
+                del self._cached[block_id]
+                self._blank.append(block_id)
+
     def match(self, block_hashes: Iterable[bytes]) -> list[int]:
         """Blocks of the longest known prefix of a hash chain; takes no references."""
         found = []

@@ -252,6 +252,11 @@ class Scheduler:
             elif sequence.max_output_tokens == 0 and computed == len(sequence.token_ids):
                 self._finish(sequence, "stop" if sequence.request.embed else "length")
 
+    def split(self, output: SchedulerOutput) -> list[SchedulerOutput]:
+        """The step as one of each of its sequences, without the copies."""
+        size = self.pool.block_size
+        return [pack_batch([s], self._block_table, size, []) for s in output.sequences]
+
     # --- inside ---
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
@@ -338,6 +343,8 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, token_id: int) -> None:
         if token_id == INVALID_TOKEN:
+            # Whoever begins alike shall not fail alike.
+            self.pool.forget(sequence.block_ids)
             self._finish(sequence, "error", _why_no_token(sequence))
             return
         sequence.token_ids.append(token_id)

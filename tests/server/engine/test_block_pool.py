@@ -137,6 +137,12 @@ class PoolMachine(RuleBasedStateMachine):
         if not known:
             self.content[block] = block_hash
 
+    @rule(block_ids=st.lists(st.integers(0, NUM_BLOCKS - 1), max_size=3))
+    def forget(self, block_ids):
+        self.pool.forget(block_ids)
+        for block in block_ids:
+            self.content.pop(block, None)
+
     @rule(name=st.integers(0, 4))
     def share(self, name):
         found = self.pool.match(chain(name))

@@ -321,6 +321,71 @@ def test_a_failing_step_ends_its_requests_only(make_engine):
     assert engine.stats().finished["error"] == 1
 
 
+@pytest.mark.parametrize("stage", ["model", "sampler"])
+def test_a_request_that_fails_alone_does_not_harm_those_it_ran_with(make_engine, stage):
+    """Prefix copies, prompt log-probabilities and decodes in flight are computed again, once."""
+    model = tiny_model("llama")
+    engine = make_engine(max_num_seqs=8)
+    core = engine._core
+    gist = random_cache(model, slots=6, prompt_tokens=20)
+    pinned = engine.pin(gist).result(TIMEOUT)
+    bad = prompt(9, seed=4)
+    execute, sample = core.runner.execute, core._sampler.sample
+    failed = []
+
+    def refuse(sequences):
+        if any(s.request_id == "bad" for s in sequences):
+            failed.append(len(sequences))
+            raise RuntimeError("indigestible")
+
+    def execute_or_fail(output):
+        logits = execute(output)  # what it wrote is written again
+        if stage == "model":
+            refuse([share.sequence for share in output.sequences])
+        return logits
+
+    def sample_or_fail(logits, sequences):
+        if stage == "sampler":
+            refuse(sequences)
+        return sample(logits, sequences)
+
+    core.runner.execute, core._sampler.sample = execute_or_fail, sample_or_fail
+    inbox = Inbox()
+    scored = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, prompt_logprobs=0)
+    requests = [
+        Request("plain", PROMPTS["p17"], GREEDY),
+        Request("scored", PROMPTS["p34"], scored),
+        Request("gist", PROMPTS["p3"], GREEDY, pinned),
+        Request("bad", bad, GREEDY),
+    ]
+    with engine._wake:  # all in one step
+        for request in requests:
+            engine.submit(request, inbox)
+    outputs = inbox.until_finished(4)
+    assert failed == [4, 1]
+    assert outputs["bad"][-1].finish_reason == "error"
+    assert "indigestible" in outputs["bad"][-1].error
+    assert tokens_of(outputs["plain"]) == reference("llama")["p17"]
+    assert tokens_of(outputs["scored"]) == reference("llama")["p34"]
+    assert len(outputs["scored"][0].prompt_logprobs) == 34
+    assert tokens_of(outputs["gist"]) == generate_behind(model, gist, PROMPTS["p3"])
+    engine.unpin(pinned).result(TIMEOUT)
+    assert engine.is_running and all_blocks_free(engine)
+
+
+def test_a_model_that_fails_on_anything_stops_the_engine(make_engine):
+    engine = make_engine()
+
+    def fail(output):
+        raise RuntimeError("broken")
+
+    engine._core.runner.execute = fail
+    assert run_one(engine, Request("a", PROMPTS["p3"], GREEDY))[-1].finish_reason == "error"
+    wait_until(lambda: not engine.is_running)
+    with pytest.raises(EngineDeadError, match="broken"):
+        engine.submit(Request("b", [5], GREEDY), Inbox())
+
+
 def test_a_crash_fails_everyone_and_refuses_the_rest(make_engine):
     engine = make_engine()
 

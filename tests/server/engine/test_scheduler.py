@@ -349,3 +349,25 @@ def test_reserved_blocks_make_sequences_wait_not_end():
     scheduler.release(blocks)
     run_to_end(scheduler, runner)
     assert output_of(sequence) == expected_output(sequence.request, 6)
+
+
+def test_what_is_not_finite_is_not_found_again():
+    """A block of NaN in the prefix cache would fail all who begin alike for as long as they come."""
+    scheduler, runner = make(num_blocks=32, budget=8)
+    tokens = [1, 2, 3, 4] * 5 + [1]
+    scheduler.add(seq("sharing", tokens, max_tokens=40))
+    while not scheduler._running or scheduler._running["sharing"].num_computed_tokens < len(tokens):
+        step(scheduler, runner)
+    scheduler.add(seq("poisoned", tokens))
+    output = scheduler.schedule()
+    poisoned = output.sequences[-1].sequence
+    assert poisoned.num_cached_tokens == 20
+    scheduler.update(output, [*runner.execute(output)[:-1], INVALID_TOKEN])
+    assert poisoned.finish_reason == "error"
+    scheduler.pool.check()
+    scheduler.add(seq("next", tokens))
+    step(scheduler, runner)
+    assert scheduler._running["next"].num_cached_tokens == 0
+    run_to_end(scheduler, runner)
+    assert scheduler.pool.num_free == 32
+    scheduler.pool.check()
