@@ -24,13 +24,14 @@ from . import (
     tokenization,
 )
 from . import models as models_routes
-from .arrival import ArrivalMiddleware
+from .arrival import ID_HEADER
 from .authentication import ApiKeyMiddleware
 from .body_limit import BodyLimitMiddleware
 from .context import ApiContext, ModelDesk
 from .metrics import ServerCollector
 from .openapi import PROTECTED, describe
 from .prompt_registry import PromptRegistry
+from .request_log import RequestLogMiddleware
 from .request_meter import Latencies
 from .served_models import ServedModels
 from .settings import ServerSettings
@@ -82,8 +83,9 @@ def create_app(
             allow_origins=list(settings.cors_origins),
             allow_methods=["*"],
             allow_headers=["*"],
+            expose_headers=[ID_HEADER],
         )
-    app.add_middleware(ArrivalMiddleware)
+    app.add_middleware(RequestLogMiddleware)
     return app
 
 

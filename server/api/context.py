@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from ..engine.grammar import Grammar
 from .admission import Admission
+from .arrival import Arrival
 from .authentication import request_owner
 from .errors import bad_value, request_timeout, shutting_down
 from .generation import AnswerSettings, Generation, PreparedPrompt, TimeLimits, plan_generation
@@ -65,9 +66,10 @@ class ModelDesk:
             return None
         return await self.grammars.json_schema(schema, param)
 
-    def meter_request(self, arrived: float) -> RequestMeter:
-        """A meter for a request that arrived at this `time.perf_counter()`."""
-        return RequestMeter(self.meter, arrived)
+    def meter_request(self, arrival: Arrival) -> RequestMeter:
+        """A meter for the request that arrived so; its log line reads it."""
+        arrival.meter = RequestMeter(self.meter, arrival.time)
+        return arrival.meter
 
 
 @dataclass(slots=True, eq=False)

@@ -9,9 +9,12 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from ..engine.errors import CacheFullError, EngineDeadError, EngineError, PromptTooLongError
 from ..engine.request import SamplingParamsError
+from .arrival import arrival_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +120,10 @@ def shutting_down() -> ApiError:
     return ApiError(503, "The server is shutting down.", code="shutting_down")
 
 
+def unexpected() -> ApiError:
+    return ApiError(500, "The server had an error on this request.", code="internal_error")
+
+
 def error_body(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
@@ -148,11 +155,22 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(StarletteHTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
 
 
-def respond(error: ApiError) -> JSONResponse:
-    return JSONResponse(_speakable(error.body()), error.status_code, headers=error.headers)
+class ErrorResponse(JSONResponse):
+    """An error as an answer; the request's log line gets its code."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(_speakable(error.body()), error.status_code, headers=error.headers)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival_of(HTTPConnection(scope)).error = self._code
+        await super().__call__(scope, receive, send)
+
+
+def respond(error: ApiError) -> ErrorResponse:
+    return ErrorResponse(error)
 
 
 async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
@@ -173,11 +191,6 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         error_body(error.status_code, message), error.status_code, headers=error.headers
     )
-
-
-async def _on_unexpected(_: Request, __: Exception) -> JSONResponse:
-    # The ASGI server logs the exception, which Starlette raises again after this answer.
-    return JSONResponse(error_body(500, "The server had an error on this request."), 500)
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:

@@ -12,6 +12,7 @@ from ..engine.errors import CacheFullError
 from ..engine.grammar import Grammar
 from ..engine.pinned import PinnedCache
 from ..engine.request import Request, RequestOutput, SamplingParams, TokenLogprob
+from ..logs import current_request
 from .admission import Admission
 from .detokenizer import IncrementalDetokenizer, StopStringScanner
 from .errors import (
@@ -249,7 +250,8 @@ class Generation:
     def _meter_prompt(self, choice: Choice, output: RequestOutput) -> None:
         if id(choice.prompt) not in self._metered:
             self._metered.add(id(choice.prompt))
-            self.meter.prompt(choice.prompt.logical_tokens, output.num_cached_tokens)
+            prompt = choice.prompt
+            self.meter.prompt(prompt.logical_tokens, output.num_cached_tokens, prompt.gist_slots)
 
     def _end(self, choice: Choice, reason: str, *, abort: bool = False) -> None:
         self._running.discard(choice.request.request_id)
@@ -283,7 +285,7 @@ def plan_generation(
                     index=len(choices),
                     prompt=prompt,
                     request=Request(
-                        uuid.uuid4().hex,
+                        _engine_request_id(),
                         prompt.token_ids,
                         params,
                         prompt.pinned,
@@ -296,6 +298,11 @@ def plan_generation(
                 )
             )
     return Generation(model, choices, admission, meter, limits)
+
+
+def _engine_request_id() -> str:
+    """Unique, where a client's own id may not be, and begun with it, so that logs tell it."""
+    return f"{current_request() or 'req'}/{uuid.uuid4().hex[:16]}"
 
 
 def check_fits(

@@ -43,6 +43,7 @@ class ModelMeter:
     """
 
     def __init__(self, model_name: str, latencies: Latencies) -> None:
+        self.name = model_name
         self.prompt_tokens = 0
         self.prompt_tokens_cached = 0
         self.generation_tokens = 0
@@ -61,28 +62,44 @@ class RequestMeter:
     """
 
     def __init__(self, model: ModelMeter, arrived: float) -> None:
+        self.model_name = model.name
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.gist_tokens = 0
+        """Cache slots that stood for registered prompts."""
+        self.completion_tokens = 0
+        self.finish_reasons: dict[str, int] = {}
+        """How many choices have ended for each reason."""
+        self.first_token_at: float | None = None
+        """`time.perf_counter()` at the first token of any choice."""
         self._model = model
         self._arrived = arrived
         self._last_token: dict[int, float] = {}
 
-    def prompt(self, num_tokens: int, num_cached_tokens: int) -> None:
+    def prompt(self, num_tokens: int, num_cached_tokens: int, num_gist_slots: int = 0) -> None:
         """One of its prompts was computed."""
+        self.prompt_tokens += num_tokens
+        self.cached_tokens += num_cached_tokens
+        self.gist_tokens += num_gist_slots
         self._model.prompt_tokens += num_tokens
         self._model.prompt_tokens_cached += num_cached_tokens
 
     def token(self, choice: int) -> None:
         """A choice got a token."""
         now = time.perf_counter()
+        self.completion_tokens += 1
         self._model.generation_tokens += 1
         previous = self._last_token.get(choice)
         if previous is not None:
             self._model.inter_token.observe(now - previous)
-        elif not self._last_token:
+        elif self.first_token_at is None:
+            self.first_token_at = now
             self._model.first_token.observe(now - self._arrived)
         self._last_token[choice] = now
 
     def finished(self, reason: str) -> None:
         """A choice has ended."""
+        self.finish_reasons[reason] = self.finish_reasons.get(reason, 0) + 1
         self._model.finished[reason] += 1
 
     def answered(self) -> None:

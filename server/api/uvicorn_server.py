@@ -68,9 +68,7 @@ def run_server(
     ApiServer(config, app, graceful_seconds).run(sockets=[listener])
 
 
-def server_config(
-    app: FastAPI, *, graceful_seconds: float = 30
-) -> uvicorn.Config:
+def server_config(app: FastAPI, *, graceful_seconds: float = 30) -> uvicorn.Config:
     """How uvicorn runs the application."""
     return uvicorn.Config(
         app,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ... import __version__
+from ..logs import LogFormat
 from .address import AddressError, bind
 from .model_options import ModelOptions
 from .model_source import embedded_source
@@ -23,7 +24,8 @@ def serve(**values: Any) -> None:
     except (ValueError, AddressError) as error:
         fail(str(error), code=2)
     # Only now torch and the web framework are imported: they take seconds.
-    err.print(f"starting gistserve {__version__}", style="dim", highlight=False)
+    if options.log_format is LogFormat.text:
+        err.print(f"starting gistserve {__version__}", style="dim", highlight=False)
     from .serving import run
 
     run(options, models, listener)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ..logs import LogFormat, LogLevel
 from .config_file import use_config_file
 from .model_options import Dtype, ModelOptions, parse_model
 from .sizes import parse_size
@@ -139,7 +140,6 @@ class ServeOptions:
             help="Reuse the cache of equal beginnings of requests.",
         ),
     ] = True
-    store: Annotated[
     embeddings: Annotated[
         bool,
         typer.Option(
@@ -152,6 +152,7 @@ class ServeOptions:
     log_format: Annotated[
         LogFormat, typer.Option(help="text: key=value, for people; json: an object a line.")
     ] = LogFormat.text
+    store: Annotated[
         Path | None,
         typer.Option(help="Folder for registered prompts; by default in the user's cache folder."),
     ] = None

@@ -1,28 +1,33 @@
 """What `gistserve serve` does once its options are known; imports torch and the web framework."""
 
-import json
-import shlex
+import logging
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 import torch
+from huggingface_hub.utils import disable_progress_bars
 from platformdirs import user_cache_path
+from transformers.utils import logging as transformers_logs
 
 from ...compress.errors import GistError
 from ...compress.store import GistStore
 from ..api.application import create_app
-from ..api.served_models import ServedModel, ServedModels
+from ..api.served_models import ServedModels
 from ..api.settings import ServerSettings
 from ..api.uvicorn_server import run_server
 from ..engine.config import EngineConfig
 from ..engine.errors import EngineError
+from ..logs import LogFormat, logs
 from ..signals import terminate_as_interrupt
 from .address import url_of
+from .announcement import announce
 from .model_loading import load_served_models, torch_dtype
 from .model_options import ModelOptions
 from .serve_options import Device, ServeOptions
-from .terminal import err, fail, out
+from .terminal import fail
+
+logger = logging.getLogger(__name__)
 
 
 def base_config(options: ServeOptions) -> EngineConfig:
@@ -60,6 +65,8 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
     with ExitStack() as stack:
         stack.enter_context(listener)
         stack.enter_context(terminate_as_interrupt())
+        stack.enter_context(logs(options.log_level, options.log_format))
+        _use_our_logs(options.log_format)
         try:
             settings = server_settings(options)
             store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
@@ -68,7 +75,7 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
                 models,
                 options.gist_adapters or [],
                 base_config(options),
-                _report,
+                logger.info,
                 embeddings=options.embeddings,
             )
             app = create_app(ServedModels(served), store, settings)
@@ -80,27 +87,17 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
             fail(reason, remedy="Take a smaller --dtype, --kv-cache-memory or --max-num-seqs.")
         except (EngineError, GistError, OSError, ValueError) as error:
             fail(str(error))
-        _announce(served, url_of(listener), options.api_key is not None)
+        needs_key = options.api_key is not None
+        announce(served, url_of(listener), needs_key, options.log_format)
         # Once all is stopped, uvicorn raises the signal that stopped it again.
         with suppress(KeyboardInterrupt):
             run_server(app, listener, graceful_seconds=options.shutdown_timeout)
 
 
-def _report(step: str) -> None:
-    err.print(step, style="dim", highlight=False, markup=False, soft_wrap=True)
-
-
-def _announce(models: Sequence[ServedModel], url: str, needs_key: bool) -> None:
-    for model in models:
-        kind = "gists and exact prefixes" if model.adapter else "exact prefixes (no gist adapter)"
-        out.print(f"{model.name}: up to {model.max_model_len} tokens, prompts as {kind}")
-    header = ' -H "Authorization: Bearer $GISTSERVE_API_KEY"' if needs_key else ""
-    messages = [{"role": "user", "content": "Hello"}]
-    body = shlex.quote(json.dumps({"model": models[0].name, "messages": messages}))
-    lines = [
-        f"Serving on {url} (interface: {url}/docs). Try:",
-        f"  curl {url}/v1/chat/completions{header} \\",
-        f"    -H 'Content-Type: application/json' -d {body}",
-    ]
-    for line in lines:
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
+def _use_our_logs(style: LogFormat) -> None:
+    """Have transformers log as all others do; in JSON no progress bar comes between."""
+    transformers_logs.disable_default_handler()
+    transformers_logs.enable_propagation()
+    if style is LogFormat.json:
+        transformers_logs.disable_progress_bar()
+        disable_progress_bars()

@@ -1,0 +1,6 @@
+"""Structured logs, written by a thread of their own."""
+
+from .request_context import current_request, enter_request
+from .setup import LogFormat, LogLevel, logs
+
+__all__ = ["LogFormat", "LogLevel", "current_request", "enter_request", "logs"]
