@@ -8,6 +8,7 @@ import typer
 from .load.command import serve
 from .models.command import models
 from .prompts.command import prompts
+from .soak.command import soak
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure quality, speed and memory."
@@ -22,6 +23,7 @@ def bench() -> None:
 app.command()(serve)
 app.command()(models)
 app.command()(prompts)
+app.command()(soak)
 
 
 @app.command()

@@ -66,6 +66,16 @@ def _gauges(stats: Mapping[str, EngineStats]) -> Iterator[Metric]:
         "Share of the key/value cache's blocks in use, 0 to 1.",
         ((name, s.kv_cache_usage) for name, s in stats.items()),
     )
+    yield _gauge(
+        "kv_cache_blocks_used",
+        "Blocks that sequences, compressions and registered prompts hold.",
+        ((name, s.num_blocks - s.num_free_blocks) for name, s in stats.items()),
+    )
+    yield _gauge(
+        "kv_cache_blocks_pinned",
+        "Of these, the ones of registered prompts.",
+        ((name, s.num_pinned_blocks) for name, s in stats.items()),
+    )
 
 
 def _engine_totals(stats: Mapping[str, EngineStats]) -> Iterator[Metric]:

@@ -113,6 +113,18 @@ class ServerProcess:
             self._process.kill()
             return self._process.wait()
 
+    def kill(self) -> int | None:
+        """End the server as a crash would; returns its exit code."""
+        if self._process is None:
+            return None
+        self._process.kill()
+        return self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server has not been started"
+        return self._process.pid
+
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
