@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import queue_full
 
@@ -51,6 +52,21 @@ class Admission:
         too_many = self.active >= self._max_running + self._max_queue
         if too_many or (limit is not None and waiting and waiting + num_tokens > limit):
             raise queue_full(self.retry_after())
+
+    @contextmanager
+    def place(self, num_tokens: int) -> Iterator[None]:
+        """A place for a request that waits for what it needs before it joins the queue.
+
+        Raises ApiError (429) as `check`.
+        """
+        self.check(num_tokens)
+        self.active += 1
+        self.waiting_tokens += num_tokens
+        try:
+            yield
+        finally:
+            self.active -= 1
+            self.waiting_tokens -= num_tokens
 
     def enter(self, num_tokens: int) -> None:
         """A sequence with so many prompt tokens joins the queue."""

@@ -169,6 +169,7 @@ class ServedModelInfo(Answer):
     name: str
     root: str = Field(description="Where the weights came from.")
     gist_tokens: int | None = Field(description="What the gist adapter makes; null without one.")
+    prompt_bytes: int = Field(description="Of the key/value cache, for registered prompts.")
     weight_bytes: int = Field(description="Weights as they lie on the device.")
     kv_bytes_per_token: int
     block_size: int
@@ -181,11 +182,18 @@ class ServedModelInfo(Answer):
 
 class ProcessInfo(Answer):
     rss_bytes: int | None = Field(description="Resident memory; null where it is not known.")
+    processor_seconds: float = Field(description="Time on processors since the start.")
+
+
+class PromptMemoryInfo(Answer):
+    host_bytes: int = Field(description="Of main memory, for copies of prompts' caches.")
+    disk_bytes: int | None = Field(description="For the store; null: as the disk allows.")
 
 
 class ServerInfo(Answer):
     version: str
     models: list[ServedModelInfo]
+    prompt_memory: PromptMemoryInfo
     process: ProcessInfo
 
 
@@ -210,6 +218,16 @@ class PromptCompression(Answer):
     uncompressed_bytes: int = Field(description="What the whole prompt's keys and values take.")
 
 
+class PromptStorage(Answer):
+    tier: Literal["device", "host", "disk"] = Field(
+        description="Where a request finds the cache: on the model's device, as a copy in main "
+        "memory, or in the store alone."
+    )
+    device_bytes: int = Field(description="Whole blocks of the key/value cache; shared.")
+    host_bytes: int
+    disk_bytes: int
+
+
 class PromptUsage(Answer):
     requests: int
     tokens_saved: int = Field(description="Prompt tokens that requests did not compute again.")
@@ -223,9 +241,11 @@ class Prompt(Answer):
     model: str
     created_at: int
     expires_at: int | None
+    ttl: str | None = Field(description="Each use moves expires_at to this long after it.")
     status: Literal["ready", "failed"]
     error: str | None = Field(None, description="Why the prompt cannot be used, where it failed.")
     compression: PromptCompression
+    storage: PromptStorage
     variables: list[str] = Field(description="Names of values that each request gives.")
     usage: PromptUsage
     metadata: dict[str, Any]

@@ -42,8 +42,8 @@ _ROUTES = (
     chat,
     completions,
     responses,
-    models_routes,
     embeddings,
+    models_routes,
     prompts,
     tokenization,
     health,
@@ -58,8 +58,11 @@ def create_app(
     """The application over these models and this store.
 
     The caller owns both: engines must run before the application starts and be shut down after
-    it has stopped, and the store is closed last. When the application starts it pins the store's
-    prompts in the engines; until then nothing is read or written.
+    it has stopped, and the store is closed last. When the application starts it takes over the
+    store's prompts; until then nothing is read or written.
+
+    Raises:
+        ValueError: a budget in `settings` is larger than a model's key/value cache.
     """
     settings = settings or ServerSettings()
     context = build_context(models, store, settings)
@@ -94,7 +97,7 @@ def build_context(models: ServedModels, store: GistStore, settings: ServerSettin
     registry = CollectorRegistry()
     latencies = Latencies(registry)
     desks = {name: ModelDesk.open(model, settings, latencies) for name, model in by_name.items()}
-    prompts = PromptRegistry(by_name, store)
+    prompts = PromptRegistry(by_name, store, settings.prompt_memory)
     registry.register(ServerCollector(desks, prompts))
     return ApiContext(models, settings, desks, prompts, registry)
 

@@ -50,7 +50,7 @@ async def create_chat_completion(
     sampling = body.engine_sampling(body.token_limit, body.logprobs_wanted)
     settings = body.answer_settings(sampling, await tools.grammar(desk, body.response_format))
     meter = desk.meter_request(arrival_of(request))
-    generation = context.start(desk, [prompt], settings, entry, meter)
+    generation = await context.start(desk, [prompt], settings, entry, meter)
     reply = ChatReply(desk, generation, entry, tools, with_logprobs=bool(body.logprobs))
     return await reply.send(request, body)
 

@@ -51,7 +51,7 @@ async def create_completion(
     sampling = body.engine_sampling(_token_limit(desk, body, prompts), body.logprobs, want_prompt)
     settings = body.answer_settings(sampling, await desk.grammar_of(body.response_format))
     meter = desk.meter_request(arrival_of(request))
-    generation = context.start(desk, prompts, settings, entry, meter)
+    generation = await context.start(desk, prompts, settings, entry, meter)
     reply = CompletionReply(
         desk,
         generation,

@@ -1,6 +1,7 @@
 """What the routes of one application share."""
 
 from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from ..engine.grammar import Grammar
+from ..engine.pinned import PinnedCache
 from .admission import Admission
 from .arrival import Arrival
 from .authentication import request_owner
@@ -145,7 +147,7 @@ class ApiContext:
                 )
         return self.desks[entry.record.model], entry
 
-    def start(
+    async def start(
         self,
         desk: ModelDesk,
         prompts: Sequence[PreparedPrompt],
@@ -155,18 +157,44 @@ class ApiContext:
     ) -> Generation:
         """Starts the choices of each prompt and counts the registered prompt's use.
 
-        No other task runs between the check of the registered prompt and the submission, so a
-        prompt deleted meanwhile is never used.
+        Waits until the registered prompt's cache lies on the device.
         """
+        if entry is None:
+            return self._start(desk, prompts, None, settings, meter)
+        return await self.limited(self._start_behind(desk, prompts, entry, settings, meter))
+
+    async def _start_behind(
+        self,
+        desk: ModelDesk,
+        prompts: Sequence[PreparedPrompt],
+        entry: PromptEntry,
+        settings: AnswerSettings,
+        meter: RequestMeter,
+    ) -> Generation:
+        num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        with ExitStack() as place:
+            place.enter_context(desk.admission.place(num_tokens))
+            async with self.prompts.tiers.on_device(entry) as pinned:
+                place.close()
+                generation = self._start(desk, prompts, pinned, settings, meter)
+                self.prompts.note_use(entry, len(prompts))
+                return generation
+
+    def _start(
+        self,
+        desk: ModelDesk,
+        prompts: Sequence[PreparedPrompt],
+        pinned: PinnedCache | None,
+        settings: AnswerSettings,
+        meter: RequestMeter,
+    ) -> Generation:
         self.check_open()
-        if entry is not None:
-            entry.check_usable()
         limits = TimeLimits(self.settings.queue_timeout, self.settings.request_timeout)
-        generation = plan_generation(desk.model, prompts, settings, desk.admission, meter, limits)
+        generation = plan_generation(
+            desk.model, prompts, pinned, settings, desk.admission, meter, limits
+        )
         generation.start()
         self._generations.add(generation)
-        if entry is not None:
-            self.prompts.note_use(entry, len(prompts))
         return generation
 
 

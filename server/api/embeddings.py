@@ -51,7 +51,7 @@ async def create_embeddings(
     desk = context.desks[model.name]
     prompts = [await _prepare(desk, given) for given in body.inputs]
     settings = AnswerSettings(SamplingParams(max_tokens=0), embed=True)
-    generation = context.start(
+    generation = await context.start(
         desk, prompts, settings, None, desk.meter_request(arrival_of(request))
     )
     vectors = await until_disconnect(request, _vectors(generation, size), generation.close)

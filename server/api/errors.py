@@ -124,6 +124,16 @@ def unexpected() -> ApiError:
     return ApiError(500, "The server had an error on this request.", code="internal_error")
 
 
+def prompt_unavailable(reason: str) -> ApiError:
+    """503 for a prompt whose cache can only not be had now."""
+    return ApiError(
+        503,
+        f"The prompt is not available just now: {reason[0].lower()}{reason[1:]}",
+        code="prompt_unavailable",
+        headers={"Retry-After": "1"},
+    )
+
+
 def error_body(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:

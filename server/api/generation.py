@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compress.record import PromptRecord
 from ..engine.errors import CacheFullError
 from ..engine.grammar import Grammar
 from ..engine.pinned import PinnedCache
@@ -38,29 +39,29 @@ class PreparedPrompt:
     """One prompt, tokenised.
 
     token_ids: tokens behind the registered prompt (all of them where there is none);
-    pinned: the registered prompt's cache; pinned_token_ids: the tokens it stands for;
-    continues_text: whether the output continues the
+    registered: that prompt; continues_text: whether the output continues the
     prompt's last word, as in text completion.
     """
 
     token_ids: list[int]
-    pinned: PinnedCache | None = None
-    pinned_token_ids: Sequence[int] = ()
+    registered: PromptRecord | None = None
     continues_text: bool = False
 
     @property
     def logical_tokens(self) -> int:
         """Tokens that the whole prompt has uncompressed."""
-        return len(self.token_ids) + (self.pinned.prompt_tokens if self.pinned else 0)
+        return len(self.token_ids) + (self.registered.prompt_tokens if self.registered else 0)
 
     @property
     def positions(self) -> int:
         """Positions that the whole prompt takes of the model's context."""
-        return len(self.token_ids) + (self.pinned.next_position if self.pinned else 0)
+        return len(self.token_ids) + (self.registered.next_position if self.registered else 0)
 
     @property
     def gist_slots(self) -> int:
-        return self.pinned.num_gist_slots if self.pinned else 0
+        """Slots that stand for a compressed prompt; 0 for a prefix cache."""
+        record = self.registered
+        return record.slots if record is not None and record.method == "gist" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class AnswerSettings:
     stops: Sequence[str] = ()
     n: int = 1
     grammar: Grammar | None = None
-
     embed: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
@@ -112,8 +113,8 @@ class Choice:
     num_tokens: int = 0
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
-    finish_reason: str | None = None
     embedding: NDArray[np.float32] | None = None
+    finish_reason: str | None = None
     begun: bool = False
 
     def feed(self, output: RequestOutput) -> Iterator[Piece]:
@@ -123,9 +124,9 @@ class Choice:
         self.num_cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        last = len(output.new_token_ids) - 1
         if output.embedding is not None:
             self.embedding = output.embedding
+        last = len(output.new_token_ids) - 1
         for i, token_id in enumerate(output.new_token_ids):
             reason = output.finish_reason if i == last else None
             ends = reason == "stop" and token_id == output.stop_token_id
@@ -265,12 +266,15 @@ class Generation:
 def plan_generation(
     model: ServedModel,
     prompts: Sequence[PreparedPrompt],
+    pinned: PinnedCache | None,
     settings: AnswerSettings,
     admission: Admission,
     meter: RequestMeter,
     limits: TimeLimits,
 ) -> Generation:
     """n choices for each prompt, in the prompts' order; not yet started.
+
+    `pinned` is the cache of the registered prompt that all of them follow, if any.
 
     With a seed, choice i of a prompt draws with seed + i, so that choices differ.
     """
@@ -288,12 +292,12 @@ def plan_generation(
                         _engine_request_id(),
                         prompt.token_ids,
                         params,
-                        prompt.pinned,
-                        prompt.pinned_token_ids,
+                        pinned,
+                        prompt.registered.prompt_token_ids if prompt.registered else (),
                         settings.grammar,
+                        settings.embed,
                     ),
                     detokenizer=IncrementalDetokenizer(model.tokenizer, context),
-                        settings.embed,
                     scanner=StopStringScanner(settings.stops),
                 )
             )

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ..engine.engine_stats import EngineStats
 from .context import ApiContext, ModelDesk, api_context
+from .held_cache import TIERS, Tier
 from .prompt_registry import PromptRegistry
 
 router = APIRouter(tags=["operation"])
@@ -35,18 +36,46 @@ class ServerCollector(Collector):
         yield from _engine_totals(stats)
         yield from _answer_totals(self._desks)
         yield from self._gists()
+        yield from self._tiers()
 
     def _gists(self) -> Iterator[Metric]:
         held = {name: self._prompts.gists_of(name) for name in self._desks}
         yield _gauge(
             "gist_prompts",
-            "Registered prompts that are held as gists.",
+            "Registered prompts that are kept as gists.",
             ((name, len(records)) for name, records in held.items()),
         )
         yield _gauge(
             "gist_cache_bytes",
-            "Bytes of keys and values that these gists take.",
+            "Bytes of keys and values of these gists.",
             ((name, sum(r.cache_bytes for r in records)) for name, records in held.items()),
+        )
+
+    def _tiers(self) -> Iterator[Metric]:
+        tiers, names = self._prompts.tiers, list(self._desks)
+        sizes = {name: [tiers.bytes_by_tier(h) for h in tiers.held(name)] for name in names}
+        yield _by_tier(
+            GaugeMetricFamily,
+            "prompt_caches",
+            "Caches of registered prompts that lie in a tier; each lies on the disk too.",
+            {n: {t: sum(s[t] > 0 for s in sizes[n]) for t in TIERS} for n in names},
+        )
+        yield _by_tier(
+            GaugeMetricFamily,
+            "prompt_cache_bytes",
+            "Bytes that these take there; on the device whole blocks.",
+            {n: {t: sum(s[t] for s in sizes[n]) for t in TIERS} for n in names},
+        )
+        yield _by_tier(
+            CounterMetricFamily,
+            "prompt_cache_loads",
+            "Caches that came back to the device for a request, by the tier they came from.",
+            {n: tiers.num_loads(n) for n in names},
+        )
+        yield _counter(
+            "prompt_cache_demotions",
+            "Caches that left the device to make room.",
+            ((n, tiers.num_demotions(n)) for n in names),
         )
 
 
@@ -127,6 +156,19 @@ def _answer_totals(desks: Mapping[str, ModelDesk]) -> Iterator[Metric]:
         for reason, count in meter.finished.items():
             ended.add_metric([name, reason], count)
     yield ended
+
+
+def _by_tier(
+    family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    meaning: str,
+    values: Mapping[str, Mapping[Tier, float]],
+) -> Metric:
+    made = family(f"gistserve:{name}", meaning, labels=["model_name", "tier"])
+    for model_name, by_tier in values.items():
+        for tier, value in by_tier.items():
+            made.add_metric([model_name, tier], value)
+    return made
 
 
 def _gauge(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> Metric:

@@ -1,4 +1,4 @@
-"""Moves prompts' caches between the store on disk and the engines; blocking work in threads."""
+"""Makes prompts' caches and keeps them in the store; blocking work runs in threads."""
 
 import asyncio
 import logging
@@ -9,18 +9,17 @@ import anyio.to_thread
 
 from ...compress.cache import GistCache
 from ...compress.errors import (
-    GistCacheError,
     PromptNameTakenError,
     PromptNotFoundError,
+    StoreFullError,
     StoreUnwritableError,
 )
-from ...compress.fingerprint import differing_parts
 from ...compress.record import PromptRecord
 from ...compress.store import GistStore
-from ..engine.errors import EngineError
-from ..engine.pinned import PinnedCache
-from .errors import ApiError, from_engine
+from .cache_tiers import CacheTiers
+from .errors import ApiError, from_engine, prompt_not_found
 from .prompt_entry import PromptEntry
+from .prompt_memory import PromptMemory
 from .served_models import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -29,54 +28,47 @@ T = TypeVar("T")
 
 
 class PromptCaches:
-    """Makes, restores and releases the caches of registered prompts.
+    """The store of registered prompts, and the tiers over it that requests read from.
 
     Args:
         models: the served models by name.
         store: keeps records and caches; the caller closes it.
+        memory: budgets of the tiers.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], store: GistStore) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], store: GistStore, memory: PromptMemory
+    ) -> None:
         self._models = models
         self._store = store
+        self.tiers = CacheTiers(models, self._load, memory)
 
-    async def make(self, record: PromptRecord) -> tuple[PromptRecord, PinnedCache]:
-        """Compresses a prompt, pins its cache and stores both; all of it or nothing.
+    @property
+    def disk_limit(self) -> int | None:
+        """Bytes that the store may take; None where only the disk limits it."""
+        return self._store.max_bytes
+
+    async def make(self, record: PromptRecord) -> tuple[PromptRecord, GistCache]:
+        """Compresses a prompt and stores it; all of it or nothing.
 
         Raises:
-            ApiError: 400 for a prompt that does not fit the model, 507 where the engine's cache
-                or the store has no room.
+            ApiError: 400 for a prompt that does not fit the model, 507 where the cache is larger
+                than a tier, or the store is full.
         """
         model = self._models[record.model]
-        pinned = None
+        slots = _num_slots(model, record)
+        self.tiers.check_fits(model, slots)
         try:
-            tokens = record.prompt_token_ids
-            cache = await asyncio.wrap_future(model.engine.compress(tokens, record.method))
-            pinned = await self._pin(model, cache)
-            return await _in_thread(lambda: self._store.put(record, cache)), pinned
-        except BaseException as error:
-            if pinned is not None:
-                _unpin(model, pinned)
-            if not isinstance(error, Exception):
-                raise
+            self._store.check_room(slots * model.engine.info.kv_bytes_per_token)
+        except StoreFullError as error:
+            raise _store_full(error) from error
+        try:
+            cache = await self.tiers.with_room(model, lambda: _compress(model, record))
+            model.engine.check_cache(cache)
+            cache = await _in_thread(lambda: cache.to("cpu"))
+            return await _in_thread(lambda: self._store.put(record, cache)), cache
+        except Exception as error:
             raise from_engine(error, model.max_model_len) from error
-
-    async def restore(self, record: PromptRecord) -> tuple[PinnedCache | None, str | None]:
-        """Pins a stored prompt's cache again; else says why it cannot be used."""
-        model = self._models.get(record.model)
-        if model is None:
-            return None, f"The model `{record.model}` is not served."
-        if record.model_fingerprint != model.fingerprint:
-            parts = ", ".join(differing_parts(record.model_fingerprint, model.fingerprint))
-            return None, (
-                f"Its cache was made by another model (other {parts or 'weights'}); register the "
-                "prompt again."
-            )
-        try:
-            cache = await _in_thread(lambda: self._store.load_cache(record.id))
-            return await self._pin(model, cache), None
-        except (GistCacheError, EngineError, OSError, ValueError) as error:
-            return None, f"Its cache could not be restored: {str(error).rstrip('.')}."
 
     async def records(self) -> list[PromptRecord]:
         return await _in_thread(self._store.list)
@@ -94,7 +86,10 @@ class PromptCaches:
 
     async def edit(self, prompt_id: str, changes: Mapping[str, Any]) -> None:
         """Changes fields of a record on the disk. Raises ApiError."""
-        await _in_thread(lambda: self._store.edit(prompt_id, **changes))
+        try:
+            await _in_thread(lambda: self._store.edit(prompt_id, **changes))
+        except PromptNotFoundError as error:
+            raise prompt_not_found(prompt_id) from error
 
     async def forget(self, record: PromptRecord) -> None:
         """Removes a prompt from the store; one that is not there is no error."""
@@ -104,27 +99,31 @@ class PromptCaches:
             return
 
     def release(self, entry: PromptEntry) -> None:
-        """Unpins an entry's cache; running requests keep it until they end."""
-        model = self._models.get(entry.record.model)
-        if entry.pinned is not None and model is not None:
-            _unpin(model, entry.pinned)
-        entry.pinned = None
+        """Frees an entry's cache in every tier, unless another prompt uses it too."""
+        self.tiers.release(entry.cache)
 
     async def flush(self) -> None:
         """Writes the usage counters."""
         await _in_thread(self._store.flush)
 
-    async def _pin(self, model: ServedModel, cache: GistCache) -> PinnedCache:
-        # In a thread, since it hashes the whole cache.
-        future = await anyio.to_thread.run_sync(model.engine.pin, cache)
-        return await asyncio.wrap_future(future)
+    async def _load(self, prompt_id: str) -> GistCache:
+        return await _in_thread(lambda: self._store.load_cache(prompt_id))
 
 
-def _unpin(model: ServedModel, pinned: PinnedCache) -> None:
-    try:
-        model.engine.unpin(pinned)
-    except EngineError:
-        logger.debug("the engine has stopped; its pins are gone with it")
+async def _compress(model: ServedModel, record: PromptRecord) -> GistCache:
+    return await asyncio.wrap_future(model.engine.compress(record.prompt_token_ids, record.method))
+
+
+def _num_slots(model: ServedModel, record: PromptRecord) -> int:
+    """Slots that the prompt's cache will have."""
+    if record.method == "prefix" or model.adapter is None:
+        return record.prompt_tokens
+    sink = min(model.adapter.config.sink_tokens, record.prompt_tokens)
+    return sink + record.gist_tokens
+
+
+def _store_full(error: StoreFullError) -> ApiError:
+    return ApiError(507, f"{str(error)[0].upper()}{str(error)[1:]}.", code="store_full")
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
@@ -133,6 +132,8 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work)
     except PromptNameTakenError as error:
         raise ApiError(409, f"{error}.", param="name", code="name_taken") from error
+    except StoreFullError as error:
+        raise _store_full(error) from error
     except StoreUnwritableError as error:
         logger.error("%s", error)
         raise ApiError(

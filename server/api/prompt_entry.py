@@ -1,4 +1,4 @@
-"""A registered prompt in a running server: its record, and its cache in the engine."""
+"""A registered prompt in a running server: its record, and its cache."""
 
 import asyncio
 import hashlib
@@ -9,9 +9,9 @@ from typing import Any
 
 from ...compress.cache import Method
 from ...compress.record import PromptRecord
-from ..engine.pinned import PinnedCache
 from .errors import bad_value, prompt_not_found
 from .generation import PreparedPrompt
+from .held_cache import HeldCache, Tier
 from .prompt_variables import fill_messages, values_for
 
 
@@ -19,13 +19,12 @@ from .prompt_variables import fill_messages, values_for
 class PromptEntry:
     """One registered prompt.
 
-    pinned: its cache in the engine, None where `error` says why there is none; deleted: nobody
-    may start to use it; lock: held while the store's copy changes.
+    cache: shared with prompts of other owners that are the same; deleted: nobody may start to use
+    it; lock: held while the store's copy changes.
     """
 
     record: PromptRecord
-    pinned: PinnedCache | None = None
-    error: str | None = None
+    cache: HeldCache
     deleted: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     identity: str = field(init=False)
@@ -37,6 +36,11 @@ class PromptEntry:
             record.owner, record.model, record.method, record.gist_tokens, content, record.variables
         )
 
+    @property
+    def error(self) -> str | None:
+        """Why its cache cannot be used; None where it can."""
+        return self.cache.error
+
     def is_expired(self, now: float) -> bool:
         return self.record.expires_at is not None and self.record.expires_at <= now
 
@@ -44,7 +48,7 @@ class PromptEntry:
         """Raises ApiError: 404 once deleted, 400 where its cache cannot be used."""
         if self.deleted:
             raise prompt_not_found(self.record.id)
-        if self.pinned is None:
+        if self.error is not None:
             raise bad_value(
                 "prompt_id",
                 f"The prompt `{self.record.id}` cannot be used: {self.error} Register it again.",
@@ -74,11 +78,11 @@ class PromptEntry:
         return list(token_ids[size:])
 
     def prepared(self, rest: list[int], *, continues_text: bool = False) -> PreparedPrompt:
-        """This prompt's cache with the tokens behind it."""
-        return PreparedPrompt(rest, self.pinned, self.record.prompt_token_ids, continues_text)
+        """This prompt with the tokens behind it."""
+        return PreparedPrompt(rest, self.record, continues_text)
 
-    def as_resource(self) -> dict[str, Any]:
-        """The JSON that clients see."""
+    def as_resource(self, num_bytes: Mapping[Tier, int]) -> dict[str, Any]:
+        """The JSON that clients see; `num_bytes` is what its cache takes in each tier."""
         record = self.record
         resource: dict[str, Any] = {
             "id": record.id,
@@ -87,6 +91,7 @@ class PromptEntry:
             "model": record.model,
             "created_at": record.created_at,
             "expires_at": record.expires_at,
+            "ttl": None if record.ttl is None else f"{record.ttl:g}s",
             "status": "ready" if self.error is None else "failed",
             "compression": {
                 "method": record.method,
@@ -96,6 +101,10 @@ class PromptEntry:
                 "ratio": round(record.ratio, 1),
                 "cache_bytes": record.cache_bytes,
                 "uncompressed_bytes": record.uncompressed_bytes,
+            },
+            "storage": {
+                "tier": self.cache.tier,
+                **{f"{tier}_bytes": count for tier, count in num_bytes.items()},
             },
             "variables": record.variables,
             "usage": {

@@ -12,10 +12,12 @@ from weakref import WeakValueDictionary
 from ...compress.cache import Method
 from ...compress.record import PromptRecord, new_prompt_id
 from ...compress.store import GistStore
+from .cache_tiers import CacheTiers
 from .errors import ApiError, bad_value, model_not_found, prompt_not_found
 from .prompt_cache import PromptCaches
 from .prompt_entry import PromptEntry, identity_of
 from .prompt_index import PromptIndex
+from .prompt_memory import PromptMemory
 from .prompt_schemas import PromptBody, PromptPatch, ttl_seconds
 from .prompt_variables import check_names
 from .rendering import Renderer
@@ -43,9 +45,11 @@ class PromptRegistry:
     """All registered prompts of one server. Its methods run on the event loop.
 
     Each change is in the store before it is acknowledged. Expired prompts are gone for clients
-    at once, and from store and engine at the next `sweep`.
+    at once, and from store and engine at the next `sweep`. A prompt with a ttl lives that long
+    after its last use; a fixed expiry stays where it is.
 
     Args:
+        memory: how much the prompts' caches may take outside the store.
         clock: Unix seconds; tests set their own.
     """
 
@@ -53,30 +57,26 @@ class PromptRegistry:
         self,
         models: Mapping[str, ServedModel],
         store: GistStore,
+        memory: PromptMemory | None = None,
         clock: Clock = time.time,
     ) -> None:
-        self._caches = PromptCaches(models, store)
+        self._caches = PromptCaches(models, store, memory or PromptMemory())
         self._clock = clock
         self._index = PromptIndex()
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reserved: dict[tuple[str, str, str], str] = {}
 
     async def restore(self) -> None:
-        """Takes over the store's prompts and pins their caches.
+        """Takes over the store's prompts; their caches stay on the disk until they are used.
 
-        A prompt whose cache is broken, or of other weights, becomes "failed"; the others are
-        not touched by it.
+        A prompt whose cache is of other weights, or too large, is "failed".
         """
         for record in await self._caches.records():
-            entry = PromptEntry(record)
-            if entry.is_expired(self._clock()):
-                await self._caches.forget(record)
-                continue
-            entry.pinned, entry.error = await self._caches.restore(record)
+            entry = self._entry(record)
             if entry.error is not None:
                 logger.warning("prompt %s is not used: %s", record.id, entry.error)
-            if self._caches.record(record.id) is not None:  # else its file was broken
-                self._index.add(entry)
+            self._index.add(entry)
+        await self.sweep()
 
     async def create(
         self, owner: str, model: ServedModel, renderer: Renderer, body: PromptBody
@@ -88,6 +88,7 @@ class PromptRegistry:
                 cache or store have no room.
         """
         plan = _plan(owner, model, body)
+        await self.sweep()  # what has expired must not be what the store has no room for
         async with self._sole_creator(plan.identity):
             known = self._current(self._index.by_identity(plan.identity))
             if known is not None and known.error is None:
@@ -126,8 +127,8 @@ class PromptRegistry:
         return [e for e in self.all_of(owner) if e.record.name and e.error is None]
 
     def gists_of(self, model_name: str) -> list[PromptRecord]:
-        """The prompts of all owners that a model holds as gists."""
-        records = (entry.record for entry in self._index.all() if entry.pinned is not None)
+        """The usable prompts of all owners that a model has as gists."""
+        records = (entry.record for entry in self._index.all() if entry.error is None)
         return [r for r in records if r.model == model_name and r.method == "gist"]
 
     def match(
@@ -144,7 +145,7 @@ class PromptRegistry:
         found = []
         for entry in self._index.leading(owner, model.name, messages):
             exact = entry.record.method == "prefix"
-            if self._current(entry) is None or entry.pinned is None:
+            if self._current(entry) is None or entry.error is not None:
                 continue
             if not (exact or entry.record.auto_match):
                 continue
@@ -156,8 +157,22 @@ class PromptRegistry:
         _, _, entry, rest = min(found, key=lambda candidate: candidate[:2])
         return entry, rest
 
+    @property
+    def tiers(self) -> CacheTiers:
+        """Where the caches lie."""
+        return self._caches.tiers
+
+    @property
+    def disk_limit(self) -> int | None:
+        """Bytes that the store may take."""
+        return self._caches.disk_limit
+
+    def as_resource(self, entry: PromptEntry) -> dict[str, Any]:
+        """The JSON that clients see."""
+        return entry.as_resource(self.tiers.bytes_by_tier(entry.cache))
+
     def note_use(self, entry: PromptEntry, prompts: int) -> None:
-        """Counts a request that used the cache for so many prompts."""
+        """Counts a request that used the cache for so many prompts; it renews a ttl."""
         saved = prompts * entry.record.prompt_tokens
         self._caches.count_use(entry.record.id, saved, int(self._clock()))
         self._refresh(entry)
@@ -174,9 +189,12 @@ class PromptRegistry:
             if entry.deleted:
                 raise prompt_not_found(entry.record.id)
             await self._caches.forget(entry.record)
-            self._index.remove(entry)
-            entry.deleted = True
-            self._caches.release(entry)
+            self._drop(entry)
+
+    def _drop(self, entry: PromptEntry) -> None:
+        self._index.remove(entry)
+        entry.deleted = True
+        self._caches.release(entry)
 
     async def sweep(self) -> None:
         """Removes expired prompts."""
@@ -184,14 +202,23 @@ class PromptRegistry:
         for entry in self._index.all():
             if entry.is_expired(now):
                 try:
-                    await self.delete(entry)
+                    await self._delete_if_there(entry)
                 except ApiError as error:
-                    if error.status_code != 404:  # deleted meanwhile
-                        logger.warning("prompt %s: %s", entry.record.id, error)
+                    logger.warning("prompt %s: %s", entry.record.id, error)
+
+    async def _delete_if_there(self, entry: PromptEntry) -> None:
+        try:
+            await self.delete(entry)
+        except ApiError as error:
+            if error.status_code != 404:  # deleted meanwhile
+                raise
 
     async def close(self) -> None:
         """Writes the usage counters. The pins go with the engines."""
         await self._caches.flush()
+
+    def _entry(self, record: PromptRecord) -> PromptEntry:
+        return PromptEntry(record, self.tiers.hold(record))
 
     def _current(self, entry: PromptEntry | None) -> PromptEntry | None:
         """The entry, unless it has expired."""
@@ -219,18 +246,18 @@ class PromptRegistry:
             text=body.text,
             gist_tokens=plan.gist_tokens,
             created_at=failed.record.created_at if failed else int(now),
-            expires_at=_expiry(body.ttl, now),
+            **_life(body.ttl, now),
             metadata=body.metadata,
             auto_match=body.auto_match,
             variables=body.variables,
             prompt_token_ids=token_ids,
         )
-        record, pinned = await self._caches.make(record)
+        record, cache = await self._caches.make(record)
+        entry = self._entry(record)
         if failed is not None and not failed.deleted:
-            failed.deleted = True
-            self._index.remove(failed)
-        entry = PromptEntry(record, pinned)
+            self._drop(failed)
         self._index.add(entry)
+        await self.tiers.settle(entry, cache)
         return entry
 
     async def _renew(self, entry: PromptEntry, plan: _Plan) -> None:
@@ -241,9 +268,9 @@ class PromptRegistry:
             self._check_name((plan.owner, record.model, body.name), plan.identity)
             changes["name"] = body.name
         if record.expires_at is not None:
-            expires_at = _expiry(body.ttl, self._clock())
-            if expires_at is None or expires_at > record.expires_at:
-                changes["expires_at"] = expires_at
+            life = _life(body.ttl, self._clock())
+            if life["expires_at"] is None or life["expires_at"] > record.expires_at:
+                changes |= life
         if body.auto_match and not record.auto_match:
             changes["auto_match"] = True
         if changes:
@@ -269,11 +296,11 @@ class PromptRegistry:
         changes: dict[str, Any] = {}
         now = self._clock()
         if "ttl" in given:
-            changes["expires_at"] = _expiry(patch.ttl, now)
+            changes |= _life(patch.ttl, now)
         if "expires_at" in given:
             if patch.expires_at is not None and patch.expires_at <= now:
                 raise bad_value("expires_at", "expires_at must lie in the future.")
-            changes["expires_at"] = patch.expires_at
+            changes |= {"expires_at": patch.expires_at, "ttl": None}
         if patch.metadata is not None:
             changes["metadata"] = patch.metadata
         return changes
@@ -295,7 +322,7 @@ class PromptRegistry:
             return
         holder = self._index.by_name(*key)
         if holder is not None and holder.is_expired(self._clock()):
-            await self.delete(holder)
+            await self._delete_if_there(holder)
         self._check_name(key, identity)
         self._reserved[key] = identity
         try:
@@ -348,5 +375,7 @@ def _method(model: ServedModel, body: PromptBody) -> tuple[Method, int]:
     return "gist", made
 
 
-def _expiry(ttl: str | None, now: float) -> int | None:
-    return None if ttl is None else int(now) + ttl_seconds(ttl)
+def _life(ttl: str | None, now: float) -> dict[str, Any]:
+    """The fields of a record that say how long it lives from now on."""
+    seconds = None if ttl is None else ttl_seconds(ttl)
+    return {"ttl": seconds, "expires_at": None if seconds is None else int(now) + seconds}

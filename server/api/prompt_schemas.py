@@ -68,7 +68,11 @@ class PromptBody(RequestBody):
         "`auto`: gist where the model has an adapter, else prefix.",
     )
     gist_tokens: int | None = Field(None, ge=1, description="Must be what the adapter makes.")
-    ttl: Ttl = Field(None, description='Life time, such as "3600s"; null: until deleted.')
+    ttl: Ttl = Field(
+        None,
+        description='Life time after registration and after each use, such as "3600s"; null: until '
+        "deleted.",
+    )
     metadata: Metadata = Field(default_factory=dict)
     variables: list[Annotated[str, Field(pattern=f"^{NAME}$")]] = Field(
         default_factory=list,
@@ -84,8 +88,8 @@ class PromptBody(RequestBody):
 class PromptPatch(RequestBody):
     """Body of PATCH /v1/prompts/{id}; what is absent stays. A null ends the expiry."""
 
-    ttl: Ttl = Field(None, description="Life time from now on.")
-    expires_at: int | None = Field(None, description="Unix seconds.")
+    ttl: Ttl = Field(None, description="Life time from now on, and after each use.")
+    expires_at: int | None = Field(None, description="Unix seconds; use does not move it.")
     metadata: Metadata | None = None
 
     @classmethod

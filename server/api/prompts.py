@@ -39,7 +39,7 @@ async def create_prompt(
         raise model_not_found(str(body.model))
     renderer = context.desks[model.name].renderer
     entry, created = await context.limited(context.prompts.create(owner, model, renderer, body))
-    return JSONResponse(entry.as_resource(), 201 if created else 200)
+    return JSONResponse(context.prompts.as_resource(entry), 201 if created else 200)
 
 
 @router.get("", response_model=PromptList, responses=error_responses(400, 401))
@@ -61,7 +61,7 @@ async def list_prompts(
     page = entries[start : start + limit]
     body: dict[str, Any] = {
         "object": "list",
-        "data": [entry.as_resource() for entry in page],
+        "data": [context.prompts.as_resource(entry) for entry in page],
         "first_id": page[0].record.id if page else None,
         "last_id": page[-1].record.id if page else None,
         "has_more": start + limit < len(entries),
@@ -76,7 +76,8 @@ async def get_prompt(
     owner: Annotated[str, Depends(owner)],
 ) -> Response:
     """One prompt."""
-    return JSONResponse(context.prompts.get(owner, prompt_id).as_resource())
+    prompts = context.prompts
+    return JSONResponse(prompts.as_resource(prompts.get(owner, prompt_id)))
 
 
 @router.patch("/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 507))
@@ -89,7 +90,7 @@ async def update_prompt(
     """Changes expiry or metadata; what is absent stays."""
     entry = context.prompts.get(owner, prompt_id)
     await context.prompts.update(entry, body)
-    return JSONResponse(entry.as_resource())
+    return JSONResponse(context.prompts.as_resource(entry))
 
 
 @router.delete(

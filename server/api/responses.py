@@ -51,5 +51,5 @@ async def create_response(
     grammar = await tools.grammar(desk, body.format_wanted, "text")
     settings = AnswerSettings(sampling, body.stop_strings, 1, grammar)
     meter = desk.meter_request(arrival_of(request))
-    generation = context.start(desk, [prompt], settings, entry, meter)
+    generation = await context.start(desk, [prompt], settings, entry, meter)
     return await ResponseReply(desk, generation, entry, body, tools).send(request, body)

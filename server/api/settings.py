@@ -1,6 +1,8 @@
 """What an operator may set about the HTTP interface."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .prompt_memory import PromptMemory
 
 MIB = 1024 * 1024
 
@@ -18,6 +20,7 @@ class ServerSettings:
     max_body_bytes: largest request body read, in bytes; more gets 413.
     retry_after_seconds: what a 429 tells the client to wait until requests have ended, whose rate
         then tells it.
+    prompt_memory: what the caches of registered prompts may take on devices and in main memory.
     sweep_seconds: how often expired prompts are removed and usage counters written.
     threaded_text_chars: texts at least this long are tokenised in a worker thread.
     """
@@ -30,6 +33,7 @@ class ServerSettings:
     request_timeout: float | None = None
     max_body_bytes: int = 16 * MIB
     retry_after_seconds: int = 1
+    prompt_memory: PromptMemory = field(default_factory=PromptMemory)
     sweep_seconds: float = 5.0
     threaded_text_chars: int = 2_000
 

@@ -34,6 +34,11 @@ class PinTable:
         entry = self._entries.get(pinned.key)
         return entry is not None and entry.pinned is pinned and entry.num_pins > 0
 
+    def is_used(self, pinned: PinnedCache) -> bool:
+        """Whether a queued or running request depends on the cache; may be asked by any thread."""
+        entry = self._entries.get(pinned.key)
+        return entry is not None and entry.num_requests > 0
+
     def pin_again(self, key: bytes) -> PinnedCache | None:
         """Counts one more pin of a cache that is still in the pool; ``None`` if it is not."""
         entry = self._entries.get(key)

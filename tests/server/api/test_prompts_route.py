@@ -41,6 +41,7 @@ async def test_the_resource_is_as_documented(site: Site, gist_loaded: Loaded) ->
         "model": GIST_MODEL,
         "created_at": 1_700_000_100,
         "expires_at": 1_700_003_700,
+        "ttl": "3600s",
         "status": "ready",
         "compression": {
             "method": "gist",
@@ -50,6 +51,12 @@ async def test_the_resource_is_as_documented(site: Site, gist_loaded: Loaded) ->
             "ratio": round(len(ids) / slots, 1),
             "cache_bytes": slots * bytes_a_slot,
             "uncompressed_bytes": len(ids) * bytes_a_slot,
+        },
+        "storage": {
+            "tier": "device",
+            "device_bytes": 16 * bytes_a_slot,  # a whole block
+            "host_bytes": 0,
+            "disk_bytes": slots * bytes_a_slot,
         },
         "variables": [],
         "usage": {"requests": 0, "tokens_saved": 0, "last_used_at": None},
@@ -319,6 +326,11 @@ async def test_an_expired_name_and_content_can_be_taken_at_once(sites: Sites) ->
         await site.chat("x", model=f"{GIST_MODEL}/a")
 
 
+def lasting(prompt: dict[str, Any]) -> dict[str, Any]:
+    """What of a prompt neither use nor a restart changes."""
+    return {key: value for key, value in prompt.items() if key not in ("usage", "storage")}
+
+
 async def test_prompts_survive_a_restart(sites: Sites) -> None:
     chat = {"max_tokens": 10, "ignore_eos": True}
     async with sites.open() as site:
@@ -333,10 +345,9 @@ async def test_prompts_survive_a_restart(sites: Sites) -> None:
         listed = (await site.client.get(PROMPTS, params={"order": "asc"})).json()["data"]
         by_id = {p["id"]: p for p in listed}
         for prompt in made:
-            usage = by_id[prompt["id"]].pop("usage")
-            expected = dict(prompt)
-            del expected["usage"]
-            assert by_id[prompt["id"]] == expected
+            usage = by_id[prompt["id"]]["usage"]
+            assert lasting(by_id[prompt["id"]]) == lasting(prompt)
+            assert by_id[prompt["id"]]["storage"]["tier"] == "disk"
             assert usage["requests"] == (1 if prompt["name"] else 0)
         for prompt, before in zip(made, answers, strict=False):
             body = await site.chat("Hi", prompt_id=prompt["id"], **chat)
@@ -398,7 +409,8 @@ async def test_a_damaged_cache_file_costs_only_its_prompt(sites: Sites, damage: 
     _damage(path, damage)
     async with sites.open() as site:
         assert (await site.client.get(f"{PROMPTS}/{bad['id']}")).status_code == 404
-        assert (await site.client.get(f"{PROMPTS}/{good['id']}")).json() == good
+        shown = (await site.client.get(f"{PROMPTS}/{good['id']}")).json()
+        assert lasting(shown) == lasting(good)
         body = {"prompt": " and", "prompt_id": good["id"], "max_tokens": 3}
         assert (await site.post("/v1/completions", body)).status_code == 200
         await site.register(text="will be damaged", compression="prefix")
