@@ -230,17 +230,25 @@ class Engine:
             ValueError: for a gist on a model with sliding windows.
             EngineDeadError: if the engine takes no requests.
         """
-        if self._fingerprint:
-            cache.manifest.verify({"model_fingerprint": self._fingerprint})
-        if cache.manifest.method == "gist" and self._core.runner.has_sliding_window:
-            raise ValueError("a gist cannot be used on a model with sliding-window layers")
-        self._check_length(cache.next_position, 1)
+        self.check_cache(cache)
         cache.content_hash  # noqa: B018  # computed here, not on the engine's thread
         future: Future[PinnedCache] = Future()
         self._command(
             lambda: _guard(future, lambda: future.set_result(self._core.pin(cache))), future
         )
         return future
+
+    def check_cache(self, cache: GistCache) -> None:
+        """Raises GistCacheError, PromptTooLongError and ValueError as ``pin`` does."""
+        if self._fingerprint:
+            cache.manifest.verify({"model_fingerprint": self._fingerprint})
+        if cache.manifest.method == "gist" and self._core.runner.has_sliding_window:
+            raise ValueError("a gist cannot be used on a model with sliding-window layers")
+        self._check_length(cache.next_position, 1)
+
+    def is_used(self, pinned: PinnedCache) -> bool:
+        """Whether a request that the engine has begun to queue depends on a pinned cache."""
+        return self._core.scheduler.pins.is_used(pinned)
 
     def unpin(self, pinned: PinnedCache) -> Future[None]:
         """Undoes one ``pin``. The future is done when no request uses the blocks any more.
