@@ -1,7 +1,6 @@
 """Turns the logs of this process on."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,6 +11,7 @@ from .writer import LineWriter, QueuedLines
 CAPACITY = 10_000
 """Lines that may wait for a slow output."""
 
+_STDERR = 2
 _OURS = ("gistserve", "uvicorn")
 
 
@@ -32,7 +32,7 @@ class LogFormat(StrEnum):
 
 
 @contextmanager
-def logs(level: LogLevel, style: LogFormat, descriptor: int | None = None) -> Iterator[None]:
+def logs(level: LogLevel, style: LogFormat, descriptor: int = _STDERR) -> Iterator[None]:
     """Everything that is logged inside goes to a file descriptor, by default standard error.
 
     `level` holds for gistserve and uvicorn; other libraries log from warnings on, or from `level`
@@ -40,7 +40,7 @@ def logs(level: LogLevel, style: LogFormat, descriptor: int | None = None) -> It
     """
     formatter = JsonFormatter() if style is LogFormat.json else TextFormatter()
     lines = QueuedLines(CAPACITY)
-    writer = LineWriter(lines, formatter, sys.stderr.fileno() if descriptor is None else descriptor)
+    writer = LineWriter(lines, formatter, descriptor)
     ours = level.value.upper()
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, _OURS)]
