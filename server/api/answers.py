@@ -174,6 +174,7 @@ class ServedModelInfo(Answer):
     kv_bytes_per_token: int
     block_size: int
     num_blocks: int
+    kv_cache_bytes: int = Field(description="Keys and values of all blocks: this model's part.")
     max_model_len: int
     max_num_seqs: int
     dtype: str

@@ -28,13 +28,19 @@ def _facts(model: ServedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "max_model_len": model.max_model_len,
+        "kv_cache_bytes": model.engine.info.kv_cache_bytes,
         "gists": model.adapter is not None,
     }
 
 
 def _described(model: ServedModel) -> str:
     kind = "gists and exact prefixes" if model.adapter else "exact prefixes (no gist adapter)"
-    return f"{model.name}: up to {model.max_model_len} tokens, prompts as {kind}"
+    info = model.engine.info
+    slots = info.num_blocks * info.block_size
+    return (
+        f"{model.name}: up to {model.max_model_len} tokens, prompts as {kind}; "
+        f"KV cache of {slots} tokens, {info.kv_cache_bytes / 2**20:.1f} MiB"
+    )
 
 
 def _example(model: ServedModel, url: str, needs_key: bool) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """From model names on the command line to running engines."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,16 @@ from ...compress.fingerprint import differing_parts, model_fingerprint, with_ada
 from ..api.served_models import ServedModel
 from ..engine.config import EngineConfig
 from ..engine.engine import Engine
+from ..engine.kv_demand import kv_budget
+from ..engine.kv_share import KVClaim, share_out
 from ..engine.loader import load_model
+from ..engine.model_runner import ModelRunner
 from ..engine.pooling import LAST_TOKEN, pooling_of
 from .model_options import Dtype, ModelOptions
 
 Report = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,30 @@ def load_served_models(
     models by themselves.
     With `embeddings` models make embeddings of their last token that were not made for it.
     `report` is told which step begins; transformers shows its own bar while weights load.
-    Raises what loading raises, and GistAdapterError for an adapter that fits none of the models or
-    the same model as another one.
+    The memory for keys and values, `base.kv_cache_memory` or what is left when all are loaded, is
+    shared out by the rule of `kv_share`. A model whose part holds no sequence of the length that it
+    could have is served with shorter ones, unless that length was asked for.
+    Raises what loading raises, ValueError where memory is too small, and GistAdapterError for an
+    adapter that fits none of the models or the same model as another one.
     """
+    names = [options.source.name for options in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"served model names must differ, got {', '.join(sorted(names))}")
     configs = {folder: GistConfig.load(folder) for folder in adapter_folders}
     loaded = [_load(options, engine_config(base, options), report) for options in models]
     chosen = _match(loaded, configs)
-    return [_serve(entry, chosen.get(entry.name), embeddings) for entry in loaded]
+    # An adapter of its own for every engine: it is active on one thread at a time.
+    adapters = {
+        entry.name: GistAdapter.load(chosen[entry.name], entry.model.device)
+        for entry in loaded
+        if entry.name in chosen
+    }
+    report("sharing out the memory for keys and values")
+    runners = _allocated_runners(loaded, base)
+    return [
+        _serve(entry, adapters.get(entry.name), runner, embeddings)
+        for entry, runner in zip(loaded, runners, strict=True)
+    ]
 
 
 def engine_config(base: EngineConfig, options: ModelOptions) -> EngineConfig:
@@ -126,11 +149,37 @@ def _misfit(folder: Path, adapter: GistConfig, loaded: Sequence[_Loaded]) -> str
     )
 
 
-def _serve(entry: _Loaded, folder: Path | None, embeddings: bool) -> ServedModel:
-    # An adapter of its own for every engine: it is active on one thread at a time.
-    adapter = None if folder is None else GistAdapter.load(folder, entry.model.device)
+def _allocated_runners(loaded: Sequence[_Loaded], base: EngineConfig) -> list[ModelRunner]:
+    """A runner for each model, all measured before the first one takes memory for its pool."""
+    runners = [ModelRunner(entry.model, entry.config, allocate=False) for entry in loaded]
+    total = base.kv_cache_memory
+    demands = [runner.demand(measured=total is None) for runner in runners]
+    budget = kv_budget(demands, base.gpu_memory_utilization) if total is None else total
+    claims = [
+        KVClaim(demand, entry.options.kv_share, entry.config.max_model_len is not None)
+        for entry, demand in zip(loaded, demands, strict=True)
+    ]
+    names = [entry.name for entry in loaded]
+    grants = share_out(dict(zip(names, claims, strict=True)), budget, capped=total is None)
+    for name, runner, demand in zip(names, runners, demands, strict=True):
+        grant = grants[name]
+        if grant.max_model_len < demand.max_model_len:
+            logger.warning(
+                "%s is served with at most %d tokens in place of %d: its part of the memory for "
+                "keys and values holds no more",
+                name,
+                grant.max_model_len,
+                demand.max_model_len,
+            )
+        runner.allocate(grant.num_blocks, grant.max_model_len)
+    return runners
+
+
+def _serve(
+    entry: _Loaded, adapter: GistAdapter | None, runner: ModelRunner, embeddings: bool
+) -> ServedModel:
     fingerprint = with_adapter(entry.fingerprint, adapter)
-    engine = Engine(entry.model, entry.config, adapter, fingerprint=fingerprint)
+    engine = Engine(entry.model, entry.config, adapter, fingerprint=fingerprint, runner=runner)
     return ServedModel(
         name=entry.name,
         engine=engine,

@@ -24,7 +24,8 @@ class Dtype(StrEnum):
 class ModelOptions:
     """A model to serve; what is None is as for all models.
 
-    source: its name and where it is loaded from; gist_adapter: folder of its adapter.
+    source: its name and where it is loaded from; gist_adapter: folder of its adapter;
+    kv_share: its part of the memory for keys and values, above 0 and at most 1.
     """
 
     source: ModelSource
@@ -32,6 +33,7 @@ class ModelOptions:
     dtype: Dtype | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
+    kv_share: float | None = None
 
 
 def parse_model(text: str) -> ModelOptions:
@@ -79,14 +81,23 @@ def _count(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise ValueError
+    return share
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "gist_adapter": Path,
     "dtype": Dtype,
     "max_model_len": _count,
     "max_num_seqs": _count,
+    "kv_share": _share,
 }
 _WANTED = {
     "dtype": "one of " + ", ".join(Dtype),
     "max_model_len": "a positive integer",
     "max_num_seqs": "a positive integer",
+    "kv_share": "a part of the whole, above 0 and at most 1",
 }

@@ -32,8 +32,8 @@ class DeviceMemory:
                 f"{_gib(self.total)} may be used, {_gib(self.in_use)} are in use by weights and "
                 f"others, a full step takes {_gib(self.step)} and captured decode steps "
                 f"{_gib(self.graphs)}; lower max_num_batched_tokens or max_num_seqs, load the "
-                "model in a smaller dtype, raise gpu_memory_utilization, or, where several models "
-                "share the device, give each its kv_cache_memory"
+                "models in a smaller dtype, serve fewer models, raise gpu_memory_utilization, or "
+                "say by kv_cache_memory what may be taken"
             )
         return left
 

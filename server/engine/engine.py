@@ -23,6 +23,7 @@ from .engine_core import EngineCore
 from .engine_info import EngineInfo, weight_bytes
 from .engine_stats import EngineStats
 from .errors import EngineDeadError, PromptTooLongError
+from .model_runner import ModelRunner
 from .pinned import PinnedCache
 from .request import Request, RequestOutput
 from .sequence import Sequence
@@ -46,6 +47,7 @@ class Engine:
         adapter: compresses prompts into gists; without one only "prefix" caches can be made.
         fingerprint: of the model (and adapter); caches of another one are refused. Empty: caches
             are taken unseen.
+        runner: of this model and config, allocated; None makes one.
 
     Raises:
         UnsupportedModelError: if the model's class cannot be served.
@@ -60,8 +62,9 @@ class Engine:
         adapter: GistAdapter | None = None,
         *,
         fingerprint: str = "",
+        runner: ModelRunner | None = None,
     ) -> None:
-        self._core = EngineCore(model, config, adapter, fingerprint)
+        self._core = EngineCore(model, config, adapter, fingerprint, runner)
         self._fingerprint = fingerprint
         self.max_model_len = self._core.runner.max_model_len
         """Most positions of a sequence, prompt and output together."""
@@ -76,6 +79,7 @@ class Engine:
             kv_bytes_per_token=runner.bytes_per_slot,
             block_size=runner.block_size,
             num_blocks=runner.num_blocks,
+            kv_cache_bytes=runner.num_blocks * runner.block_size * runner.bytes_per_slot,
             max_model_len=runner.max_model_len,
             max_num_seqs=config.max_num_seqs,
             dtype=str(model.dtype).removeprefix("torch."),

@@ -41,9 +41,10 @@ class EngineCore:
         config: EngineConfig,
         adapter: GistAdapter | None,
         fingerprint: str,
+        runner: ModelRunner | None = None,
     ) -> None:
         compressor = GistCompressor(model, adapter, fingerprint=fingerprint)
-        self.runner = ModelRunner(model, config)
+        self.runner = runner or ModelRunner(model, config)
         self.scheduler = Scheduler(
             BlockPool(self.runner.num_blocks, self.runner.block_size),
             max_num_seqs=config.max_num_seqs,

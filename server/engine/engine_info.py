@@ -21,6 +21,8 @@ class EngineInfo:
     block_size: int
     """Slots in a block."""
     num_blocks: int
+    kv_cache_bytes: int
+    """Bytes of all of them: this model's part of what the models share."""
     max_model_len: int
     max_num_seqs: int
     dtype: str

@@ -22,7 +22,8 @@ from .decode_graphs import DecodeGraphs, batch_sizes
 from .device_memory import DeviceMemory
 from .errors import UnsupportedModelError
 from .graph_capture import capture_for
-from .kv_pool import KVPool, block_bytes, host_memory_budget
+from .kv_demand import KVDemand, kv_budget
+from .kv_pool import KVPool, block_bytes
 from .memory_profile import full_step, measure_memory
 from .paged_session import PagedSession
 from .sampler import Sampler
@@ -49,26 +50,70 @@ class ModelRunner:
         model: any decoder-only causal LM of transformers, on the device where it shall run.
         config: sizes; ``num_blocks`` or ``kv_cache_memory`` fix the pool, else it takes a share of
             the memory that is free, up to what ``max_num_seqs`` full sequences need.
+        allocate: whether to make the pool now; else :meth:`allocate` must be called before the
+            first step, which lets several runners share the memory out.
 
     Raises:
         UnsupportedModelError: the model cannot be served; the message names class and remedy.
         ValueError: the memory given, or left by the weights, does not hold a single block.
     """
 
-    def __init__(self, model: PreTrainedModel, config: EngineConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: EngineConfig, *, allocate: bool = True
+    ) -> None:
         self._bound = BoundModel(model, config)
         self._config = config
+        self.max_model_len = self._bound.max_model_len
+        """Most positions of a sequence."""
         self._graphs: DecodeGraphs | None = None
         try:
-            self._allocate()
+            self._use_pool(1)  # enough to try steps on
+            if config.compile:
+                self._compile()
+            self._capturer = self._find_capturer()
+            if allocate:
+                self.allocate(self._num_blocks())
         except BaseException:
             self.close()
             raise
 
-    @property
-    def max_model_len(self) -> int:
-        """Most positions of a sequence."""
-        return self._bound.max_model_len
+    def demand(self, *, measured: bool) -> KVDemand:
+        """What this runner asks of the memory for keys and values, before it allocates.
+
+        With ``measured`` also what a CUDA device has, and what steps take of it.
+        """
+        config, bound = self._config, self._bound
+        on_device = measured and bound.device.type == "cuda"
+        return KVDemand(
+            block_bytes=block_bytes(bound.layer_specs, config.block_size),
+            block_size=config.block_size,
+            max_model_len=self.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            num_scratch_blocks=int(self._capturer is not None),
+            memory=self._measure() if on_device else None,
+        )
+
+    def allocate(self, num_blocks: int, max_model_len: int | None = None) -> None:
+        """Make the pool, and capture decode steps on it; once.
+
+        Args:
+            num_blocks: blocks that sequences can use.
+            max_model_len: most positions of a sequence, where it shall be less than it was.
+        """
+        self.num_blocks = num_blocks
+        """Blocks that sequences can use."""
+        if max_model_len is not None:
+            self.max_model_len = min(max_model_len, self.max_model_len)
+        if self._capturer is None:
+            self._use_pool(num_blocks, keep_dense=self._bound.device.type == "cpu")
+            return
+        self._use_pool(num_blocks + 1)
+        bar = functools.partial(tqdm, desc="Capturing decode steps", unit="size")
+        sizes = batch_sizes(self._config.max_num_seqs)
+        try:
+            self._graphs = self._capturer.capture(sizes, scratch_block=num_blocks, progress=bar)
+        except RuntimeError as error:
+            self._explain_eager(str(error))
 
     @property
     def block_size(self) -> int:
@@ -177,26 +222,6 @@ class ModelRunner:
 
     # --- the start ---
 
-    def _allocate(self) -> None:
-        """Make the pool, and compile and capture on it."""
-        config = self._config
-        self._use_pool(1)  # enough to try steps on
-        if config.compile:
-            self._compile()
-        capturer = self._capturer()
-        sizes = batch_sizes(config.max_num_seqs) if capturer else []
-        self.num_blocks = self._num_blocks(capturer, sizes)
-        """Blocks that sequences can use."""
-        if capturer is None:
-            self._use_pool(self.num_blocks, keep_dense=self._bound.device.type == "cpu")
-            return
-        self._use_pool(self.num_blocks + 1)
-        bar = functools.partial(tqdm, desc="Capturing decode steps", unit="size")
-        try:
-            self._graphs = capturer.capture(sizes, scratch_block=self.num_blocks, progress=bar)
-        except RuntimeError as error:
-            self._explain_eager(str(error))
-
     def _use_pool(self, num_blocks: int, *, keep_dense: bool = False) -> None:
         bound = self._bound
         self.pool = KVPool(
@@ -220,7 +245,7 @@ class ModelRunner:
                 "without compiling"
             ) from error
 
-    def _capturer(self) -> DecodeCapturer | None:
+    def _find_capturer(self) -> DecodeCapturer | None:
         """What captures decode steps, or None where they shall not or cannot be captured."""
         bound = self._bound
         start_capture = None if self._config.enforce_eager else capture_for(bound.device)
@@ -242,36 +267,31 @@ class ModelRunner:
             reason.partition("\n")[0],
         )
 
-    def _num_blocks(self, capturer: DecodeCapturer | None, sizes: Sequence[int]) -> int:
+    def _num_blocks(self) -> int:
+        """As many as the configuration says, or as fit the memory that it leaves to choose."""
         config = self._config
         if config.num_blocks is not None:
             return config.num_blocks
-        per_block = block_bytes(self._bound.layer_specs, config.block_size)
-        if config.kv_cache_memory is not None:
-            budget = config.kv_cache_memory
-        elif self._bound.device.type == "cuda":
-            memory = self._measure(capturer, sizes)
-            budget = memory.budget(config.gpu_memory_utilization) - per_block * bool(sizes)
-        else:
-            budget = host_memory_budget()
-        if budget < per_block:
+        given = config.kv_cache_memory
+        demand = self.demand(measured=given is None)
+        budget = kv_budget([demand], config.gpu_memory_utilization) if given is None else given
+        num_blocks = demand.num_blocks(budget)
+        if num_blocks < 1:
             raise ValueError(
                 f"{budget} bytes of memory for keys and values do not hold one block of "
-                f"{config.block_size} slots ({per_block} bytes); raise kv_cache_memory"
+                f"{config.block_size} slots ({demand.block_bytes} bytes); raise kv_cache_memory"
             )
-        if config.kv_cache_memory is not None:
-            return budget // per_block
-        blocks_per_seq = -(-self.max_model_len // config.block_size)
-        return min(budget // per_block, config.max_num_seqs * blocks_per_seq)
+        return min(num_blocks, demand.most_blocks) if given is None else num_blocks
 
-    def _measure(self, capturer: DecodeCapturer | None, sizes: Sequence[int]) -> DeviceMemory:
+    def _measure(self) -> DeviceMemory:
         """What steps need, tried out on the pool of one block."""
         output = full_step(self._config, self.max_model_len)
         sequences = [share.sequence for share in output.sequences]
         sampler = Sampler()
-        capture = None
-        if capturer is not None:
-            capture = functools.partial(capturer.capture, sizes[-2:], 0)
+        capture, sizes = None, []
+        if self._capturer is not None:
+            sizes = batch_sizes(self._config.max_num_seqs)
+            capture = functools.partial(self._capturer.capture, sizes[-2:], 0)
         return measure_memory(
             self._bound.device,
             lambda: sampler.sample(self.execute(output), sequences),
