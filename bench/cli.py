@@ -7,6 +7,7 @@ import typer
 
 from .load.command import serve
 from .models.command import models
+from .peers.command import peers
 from .prompts.command import prompts
 from .soak.command import soak
 
@@ -23,6 +24,7 @@ def bench() -> None:
 app.command()(serve)
 app.command()(models)
 app.command()(prompts)
+app.command()(peers)
 app.command()(soak)
 
 

@@ -15,12 +15,12 @@ back parent face level office door health person art war history party result ch
 big small good new first last long great little own other old high different large next early young
 go see take come want look use find give tell ask seem feel try leave call play run move live hold
 """
-_WORDS = _TEXT.split()
+WORDS = _TEXT.split()
 
 
 def random_text(num_words: int, rng: np.random.Generator) -> str:
     """Common English words in random order; the same generator gives the same text."""
-    return " ".join(_WORDS[i] for i in rng.integers(0, len(_WORDS), num_words))
+    return " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), num_words))
 
 
 @dataclass(frozen=True)
