@@ -10,18 +10,25 @@ TEMPORARY_SUFFIX = ".tmp"
 _MAX_WRITE = 16 * 2**20
 
 
-def write_atomic(path: Path, chunks: Iterable[bytes | memoryview], *, durable: bool = True) -> None:
+def write_atomic(
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    durable: bool = True,
+    private: bool = False,
+) -> None:
     """Write `chunks` one after another to `path`, replacing what was there.
 
     A temporary file in the same directory is written, flushed to the disk and renamed; then the
     directory is flushed too, so that after a return the new content survives a power cut.
     With `durable` false nothing is flushed: still all or nothing for a killed process, not for a
-    power cut. Raises OSError; the old content is then in place unless flushing the directory,
+    power cut. With `private` only the owner may read the file; else the process's umask says who.
+    Raises OSError; the old content is then in place unless flushing the directory,
     the very last step, was what failed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    descriptor = os.open(temporary, flags, 0o600)
+    descriptor = os.open(temporary, flags, 0o600 if private else 0o666)
     try:
         try:
             for chunk in chunks:

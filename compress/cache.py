@@ -265,11 +265,12 @@ class GistCache:
             tuple(value.to(device) for value in self.values),
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, private: bool = False) -> None:
         """Write the cache to one safetensors file, all or nothing, flushed to the disk.
 
-        Raises OSError when the file cannot be written, GistCacheError when the cache names no
-        model (it could never be verified).
+        With `private` only its owner may read it; else the process's umask says who. Raises
+        OSError when the file cannot be written, GistCacheError when the cache names no model (it
+        could never be verified).
         """
         if not self.manifest.model_fingerprint:
             raise GistCacheError(
@@ -277,7 +278,8 @@ class GistCache:
                 "fingerprint of its model",
                 field="model_fingerprint",
             )
-        write_tensors(Path(path), dict(self._named_tensors()), self._metadata())
+        tensors = dict(self._named_tensors())
+        write_tensors(Path(path), tensors, self._metadata(), private=private)
 
     @classmethod
     def load(

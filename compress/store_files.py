@@ -29,6 +29,8 @@ class StoreFiles:
     caches/<content hash>.safetensors  shared by all records with the same cache
     quarantine/                        what could not be read, kept for a person to look at
 
+    Records and caches tell what prompts say: only the store's owner may read them.
+
     `quarantined` lists what was moved there, with the reason. `num_bytes` is the size of all
     records and caches. Methods raise OSError for a disk that refuses. Not thread-safe: its owner
     locks. Raises StoreUnwritableError, StoreLockedError.
@@ -69,7 +71,7 @@ class StoreFiles:
 
     def write_record(self, record: PromptRecord) -> None:
         with self._measured(self._record_path(record.id)) as path:
-            write_atomic(path, [record.to_bytes()])
+            write_atomic(path, [record.to_bytes()], private=True)
 
     def read_record(self, prompt_id: str) -> PromptRecord:
         """Raises PromptRecordError for a record that is broken or filed under a wrong name."""
@@ -92,7 +94,7 @@ class StoreFiles:
         if self.has_cache(cache.content_hash):
             return
         with self._measured(self._cache_path(cache.content_hash)) as path:
-            cache.save(path)
+            cache.save(path, private=True)
 
     def has_cache(self, cache_hash: str) -> bool:
         return self._cache_path(cache_hash).exists()

@@ -45,13 +45,17 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    *,
+    private: bool = False,
 ) -> None:
     """Write `tensors` (floating point, any device) and `metadata` to `path`, all or nothing.
 
-    Raises OSError (see `write_atomic`).
+    `private` and OSError as of `write_atomic`.
     """
-    write_atomic(path, _chunks(tensors, metadata))
+    write_atomic(path, _chunks(tensors, metadata), private=private)
 
 
 def written_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> int:
