@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .http_overhead.command import http
 from .load.command import serve
 from .models.command import models
 from .peers.command import peers
@@ -22,6 +23,7 @@ def bench() -> None:
 
 
 app.command()(serve)
+app.command()(http)
 app.command()(models)
 app.command()(prompts)
 app.command()(peers)

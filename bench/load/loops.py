@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
+from typing import Protocol
 
-from .client import LoadClient
 from .sample import Sample
 from .workload import LoadRequest
 
 OnDone = Callable[[Sample], None]
 
 
+class Sender(Protocol):
+    """What answers requests, as `LoadClient`."""
+
+    async def send(
+        self, request: LoadRequest, start: float, due: float | None = None
+    ) -> Sample: ...
+
+
 async def closed_loop(
-    client: LoadClient, requests: Sequence[LoadRequest], concurrency: int, on_done: OnDone
+    client: Sender, requests: Iterable[LoadRequest], concurrency: int, on_done: OnDone
 ) -> list[Sample]:
     """Keep `concurrency` requests in flight until all are answered; samples as they ended."""
     start = perf_counter()
@@ -32,7 +40,7 @@ async def closed_loop(
 
 
 async def open_loop(
-    client: LoadClient,
+    client: Sender,
     requests: Sequence[LoadRequest],
     times: Sequence[float],
     on_done: OnDone,

@@ -1,0 +1,1 @@
+"""What HTTP costs: streams of a server against the same engine driven directly."""
