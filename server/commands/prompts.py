@@ -80,7 +80,7 @@ def list_prompts(
         return
     table = Table(box=None)
     table.add_column("id", no_wrap=True)
-    for column in ("name", "model", "method", "tokens", "slots", "bytes", "expires", "used"):
+    for column in ("name", "model", "method", "tokens", "slots", "bytes", "tier", "expires", "used", "saved"):
         table.add_column(column, overflow="fold")
     for prompt in prompts:
         made = prompt["compression"]
@@ -92,8 +92,10 @@ def list_prompts(
             str(made["prompt_tokens"]),
             str(made["slots"]),
             f"{made['cache_bytes']:,}",
+            prompt["storage"]["tier"] if prompt["status"] == "ready" else prompt["status"],
             _time(prompt.get("expires_at")) or "never",
             str(prompt.get("usage", {}).get("requests", 0)),
+            f"{prompt.get('usage', {}).get('tokens_saved', 0):,}",
         )
     out.print(table)
 
@@ -185,12 +187,15 @@ def _print_prompt(prompt: dict[str, Any], as_json: bool) -> None:
         "status": prompt["status"],
         "created": _time(prompt["created_at"]),
         "expires": _time(prompt.get("expires_at")) or "never",
+        "life after use": prompt["ttl"] or "",
         "method": made["method"],
         "prompt tokens": str(made["prompt_tokens"]),
         "cache slots": f"{made['slots']}  ({made['ratio']:.1f}x fewer)",
         "cache bytes": f"{made['cache_bytes']:,}  (uncompressed {made['uncompressed_bytes']:,})",
+        "lies on": prompt["storage"]["tier"],
         "requests": str(usage.get("requests", 0)),
         "tokens saved": str(usage.get("tokens_saved", 0)),
+        "last used": _time(usage.get("last_used_at")) or "never",
     }
     for key, value in rows.items():
         table.add_row(key, value)

@@ -38,6 +38,10 @@ def _size(value: str | int) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+def _size_or_zero(value: str | int) -> int:
+    return 0 if str(value).strip() == "0" else _size(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """What `gistserve serve` can be told; sizes in bytes, None where a default applies.
@@ -117,6 +121,24 @@ class ServeOptions:
             help="Memory for the KV caches of all models together, as in 2GiB.",
         ),
     ] = None
+    prompt_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="Of each model's KV cache, for registered prompts; those used least recently "
+            "leave it when it is full, and come back when they are used. Default: half.",
+        ),
+    ] = None
+    prompt_host_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size_or_zero,
+            metavar="SIZE",
+            help="Main memory for copies of registered prompts, from where they come back faster "
+            "than from the disk. Default: 4GiB with a GPU, none on a CPU.",
+        ),
+    ] = None
     gpu_memory_utilization: Annotated[
         float,
         typer.Option(
@@ -155,6 +177,14 @@ class ServeOptions:
     store: Annotated[
         Path | None,
         typer.Option(help="Folder for registered prompts; by default in the user's cache folder."),
+    ] = None
+    store_limit: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="Bytes that the folder may take; then prompts are refused. Default: any.",
+        ),
     ] = None
 
 

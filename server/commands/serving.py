@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logs
 from ...compress.errors import GistError
 from ...compress.store import GistStore
 from ..api.application import create_app
+from ..api.prompt_memory import PromptMemory
 from ..api.served_models import ServedModels
 from ..api.settings import ServerSettings
 from ..api.uvicorn_server import run_server
@@ -54,6 +55,7 @@ def server_settings(options: ServeOptions) -> ServerSettings:
         max_queue_tokens=options.max_queue_tokens,
         queue_timeout=options.queue_timeout,
         request_timeout=options.request_timeout,
+        prompt_memory=PromptMemory(options.prompt_memory, options.prompt_host_memory),
     )
 
 
@@ -69,7 +71,8 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
         _use_our_logs(options.log_format)
         try:
             settings = server_settings(options)
-            store = GistStore(options.store or user_cache_path("gistserve") / "prompts")
+            folder = options.store or user_cache_path("gistserve") / "prompts"
+            store = GistStore(folder, max_bytes=options.store_limit)
             stack.callback(store.close)
             served = load_served_models(
                 models,

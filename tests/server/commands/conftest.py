@@ -70,7 +70,8 @@ def prompt() -> dict[str, Any]:
         "name": "support",
         "model": "org/model",
         "created_at": 1_700_000_000,
-        "expires_at": None,
+        "expires_at": 1_700_003_600,
+        "ttl": "3600s",
         "status": "ready",
         "compression": {
             "method": "gist",
@@ -81,6 +82,7 @@ def prompt() -> dict[str, Any]:
             "cache_bytes": 9216,
             "uncompressed_bytes": 421888,
         },
+        "storage": {"tier": "host", "device_bytes": 0, "host_bytes": 9216, "disk_bytes": 9216},
         "usage": {"requests": 3, "tokens_saved": 1209, "last_used_at": None},
         "metadata": {},
     }

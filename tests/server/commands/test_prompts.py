@@ -98,6 +98,8 @@ def test_list_shows_all_pages(server: StandIn, prompt: dict[str, Any]) -> None:
     assert result.exit_code == 0
     assert "pmpt_1" in result.output
     assert "pmpt_2" in result.output
+    assert result.output.count("host") == 2
+    assert "1,209" in result.output
     assert server.requests[1][1].endswith("after=pmpt_1")
 
 
@@ -109,7 +111,8 @@ def test_show_and_delete_take_an_id_or_a_name(
     server.answers["DELETE", "/v1/prompts/pmpt_1"] = (200, {"id": "pmpt_1", "deleted": True})
     shown = invoke("show", reference, url=server.url)
     assert shown.exit_code == 0
-    assert "421,888" in shown.output
+    for told in ("421,888", "host", "3600s", "1209", "never"):
+        assert told in shown.output
     deleted = invoke("delete", reference, "--json", url=server.url)
     assert json.loads(deleted.stdout) == {"id": "pmpt_1", "deleted": True}
 

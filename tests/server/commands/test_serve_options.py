@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from gistserve.server.api.prompt_memory import PromptMemory
 from gistserve.server.api.settings import ServerSettings
 from gistserve.server.cli import app
 from gistserve.server.commands import serving
@@ -38,13 +39,17 @@ WRITTEN = {
     "request_timeout": ("60", 60.0),
     "shutdown_timeout": ("5", 5.0),
     "kv_cache_memory": ("2MiB", 2 * 2**20),
+    "prompt_memory": ("1MiB", 2**20),
+    "prompt_host_memory": ("0", 0),
     "gpu_memory_utilization": ("0.5", 0.5),
     "enforce_eager": ("true", True),
     "compile": ("true", True),
     "prefix_caching": ("false", False),
+    "embeddings": ("true", True),
     "log_level": ("debug", LogLevel.debug),
     "log_format": ("json", LogFormat.json),
     "store": ("some/store", Path("some/store")),
+    "store_limit": ("3MB", 3 * 10**6),
 }
 FLAGS = {"models": "--model", "gist_adapters": "--gist-adapter"}
 
@@ -243,9 +248,14 @@ def test_limits_of_the_http_interface(serve):
     given = serve.options(
         *("--max-queue", "7", "--max-queue-tokens", "900"),
         *("--queue-timeout", "2.5", "--request-timeout", "60"),
+        *("--prompt-memory", "1MiB", "--prompt-host-memory", "2GiB"),
     )
     assert serving.server_settings(given) == ServerSettings(
-        max_queue=7, max_queue_tokens=900, queue_timeout=2.5, request_timeout=60.0
+        max_queue=7,
+        max_queue_tokens=900,
+        queue_timeout=2.5,
+        request_timeout=60.0,
+        prompt_memory=PromptMemory(device=2**20, host=2**31),
     )
     assert serving.server_settings(serve.options()) == ServerSettings()
 
