@@ -19,7 +19,7 @@ class Arm(StrEnum):
     gist = "gist"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         return {"none": "no cache", "prefix": "full-prefix cache", "gist": "gist"}[self.value]
 
     @property
@@ -52,10 +52,10 @@ def check_hits(arm: Arm, samples: Sequence[Sample], kept: Sequence[dict[str, Any
     sizes = {(prompt["prompt_tokens"], _gist_slots(arm, prompt)) for prompt in kept} or {(0, 0)}
     for sample in samples:
         if not sample.ok:
-            raise LoadError(f"{arm.title}: a request failed: {sample.error}.")
+            raise LoadError(f"{arm.label}: a request failed: {sample.error}.")
         if sample.output_tokens != sample.wanted_tokens:
             raise LoadError(
-                f"{arm.title}: an answer has {sample.output_tokens} tokens where "
+                f"{arm.label}: an answer has {sample.output_tokens} tokens where "
                 f"{sample.wanted_tokens} were asked for; give the server a larger "
                 "--kv-cache-memory."
             )
@@ -70,7 +70,7 @@ def _gist_slots(arm: Arm, prompt: dict[str, Any]) -> int:
 def _other_cache(arm: Arm, sample: Sample, sizes: set[tuple[int, int]]) -> str:
     cached, slots = min(sizes)
     return (
-        f"{arm.title}: a request's usage tells of {_told(sample.cached_tokens)} cached prompt "
+        f"{arm.label}: a request's usage tells of {_told(sample.cached_tokens)} cached prompt "
         f"tokens and {_told(sample.gist_tokens)} gist slots, where there should be {cached} and "
         f"{slots}: it did not use the cache that this arm stands for."
     )

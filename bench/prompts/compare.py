@@ -37,10 +37,12 @@ def compare(settings: PromptsSettings, console: Console) -> dict[str, Any]:
             not use the cache of its arm.
     """
     with console.status("starting the server") as status:
+        # Where no line can be rewritten, in a log, every step has its own.
+        on_step = status.update if console.is_terminal else console.print
         with serving(settings.server) as url:
-            result = asyncio.run(_compare(settings, url, status.update))
+            result = asyncio.run(_compare(settings, url, on_step))
         if settings.labelled and settings.trained:
-            status.update("comparing next-token distributions")
+            on_step("comparing next-token distributions")
             result["quality"]["fidelity"] = fidelity(settings)
     return result
 

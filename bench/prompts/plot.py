@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arm import Arm
 from .report import size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLES = {
     Arm.none: {"color": "0.5", "marker": "s"},
@@ -16,7 +19,12 @@ _STYLES = {
 
 
 def plot_prompts(result: dict[str, Any], path: Path) -> None:
-    """Draw one line an arm in each panel; bars from the least to the greatest of the rounds."""
+    """Write the picture of a result file as PNG."""
+    draw(result).savefig(path, dpi=120)
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """One line an arm in each panel; bars from the least to the greatest of the rounds."""
     from matplotlib.figure import Figure
 
     levels = [str(level) for level in result["workload"]["concurrencies"]]
@@ -43,7 +51,7 @@ def plot_prompts(result: dict[str, Any], path: Path) -> None:
     ttft.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     handles, labels = ttft.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def _line(axis: Any, prompts: list[dict[str, Any]], arm: Arm, read: Any) -> None:
@@ -64,7 +72,7 @@ def _line(axis: Any, prompts: list[dict[str, Any]], arm: Arm, read: Any) -> None
         [tokens for tokens, _ in known],
         middles,
         yerr=bars,
-        label=arm.title,
+        label=arm.label,
         capsize=3,
         **_STYLES[arm],
     )

@@ -42,7 +42,7 @@ class Quality:
         answers: dict[int, str] = {}
         for start in range(0, len(prompts), _GROUP):
             self._bench.on_step(
-                f"labelled inputs, {arm.title}: {len(answers)} of {len(labelled)} answers"
+                f"labelled inputs, {arm.label}: {len(answers)} of {len(labelled)} answers"
             )
             group = prompts[start : start + _GROUP]
             rows = [(i, row) for i, row in enumerate(labelled) if row.prompt in set(group)]
@@ -79,10 +79,10 @@ class Quality:
             async with bench.session.post(target.url + target.endpoint.path, json=body) as response:
                 if response.status != 200:
                     answer = await response.text()
-                    raise LoadError(f"{arm.title}: HTTP {response.status}: {answer[:300]}.")
+                    raise LoadError(f"{arm.label}: HTTP {response.status}: {answer[:300]}.")
                 reply = await response.json()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise LoadError(f"{arm.title}: no answer: {error!r}.") from error
+            raise LoadError(f"{arm.label}: no answer: {error!r}.") from error
         details = reply["usage"]["prompt_tokens_details"]
         sample = Sample(0.0, 0, output_tokens=0, **details)
         check_hits(arm, [sample], [kept["compression"]] if kept else [])

@@ -41,7 +41,7 @@ def arms_table(result: dict[str, Any]) -> Table:
             fit = arm["prompts_in_budget"]
             table.add_row(
                 prompt_name(result, prompt),
-                Arm(name).title,
+                Arm(name).label,
                 size(arm["kept_bytes"]),
                 "-" if fit is None else f"{fit:,}",
                 figure(arm["registration_s"]),
@@ -69,7 +69,7 @@ def ratio_table(result: dict[str, Any]) -> Table:
             for base, even in arm["break_even"].items():
                 table.add_row(
                     prompt_name(result, prompt),
-                    f"{Arm(name).title} / {Arm(base).title}",
+                    f"{Arm(name).label} / {Arm(base).label}",
                     ratio(arm["levels"]["1"].get(f"ttft_ms_to_{base}")),
                     *(
                         ratio(arm["levels"][level].get(f"output_throughput_to_{base}"))
@@ -143,7 +143,7 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
                 if reason := figures.get("left_out"):
                     tokens = f"{prompt_name(result, prompt)} tokens"
                     yield (
-                        f"{tokens}, {Arm(name).title}, {level} at a time: left out, it {reason}."
+                        f"{tokens}, {Arm(name).label}, {level} at a time: left out, it {reason}."
                     )
 
 

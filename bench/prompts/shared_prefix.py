@@ -43,12 +43,12 @@ class SharedPrefixLoad:
         async with AsyncExitStack() as stack:
             made: dict[Arm, list[dict[str, Any]]] = {}
             for arm in KEPT:
-                bench.on_step(f"{shared.prompts} shared prompts, {arm.title}: registering")
+                bench.on_step(f"{shared.prompts} shared prompts, {arm.label}: registering")
                 assert arm.compression is not None
                 entered = registered(prompts, arm.compression, bench.client.target, bench.session)
                 made[arm] = await stack.enter_async_context(entered)
             for arm in KEPT:
-                bench.on_step(f"shared prompts, {arm.title}: warming up")
+                bench.on_step(f"shared prompts, {arm.label}: warming up")
                 await self._cell(prompts, arm, made[arm], shared.prompts, 0)
             rounds = [await self._round(prompts, made, n + 1) for n in range(bench.settings.rounds)]
         return {
@@ -68,7 +68,7 @@ class SharedPrefixLoad:
         rounds, shared = self._bench.settings.rounds, self._shared
         found = {}
         for arm in rotated(KEPT, number):
-            self._bench.on_step(f"shared prompts, round {number} of {rounds}: {arm.title}")
+            self._bench.on_step(f"shared prompts, round {number} of {rounds}: {arm.label}")
             count = shared.prompts * shared.requests
             found[arm] = await self._cell(prompts, arm, made[arm], count, number)
         return {arm.value: found[arm] for arm in KEPT}

@@ -84,11 +84,11 @@ class Sweep:
 
     async def _arm(self, number: int, index: int, name: str, arm: Arm) -> dict[str, Any]:
         bench, text = self._bench, self._prompts[name]
-        title = f"round {number + 1} of {bench.settings.rounds}: {name}, {arm.title}"
+        title = f"round {number + 1} of {bench.settings.rounds}: {name}, {arm.label}"
         async with AsyncExitStack() as stack:
-            bench.on_step(f"{title}: registering")
             made: list[dict[str, Any]] = []
             if arm.compression is not None:
+                bench.on_step(f"{title}: registering")
                 entered = registered([text], arm.compression, bench.client.target, bench.session)
                 made = await stack.enter_async_context(entered)
             kept = [resource["compression"] for resource in made]
