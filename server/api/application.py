@@ -73,7 +73,7 @@ def create_app(
         strict_content_type=False,
     )
     app.state.context = context
-    errors.install(app)
+    errors.install(app, [route for module in _ROUTES for route in module.router.routes])
     for module in _ROUTES:
         app.include_router(module.router)
     app.openapi = describe(app, bool(settings.api_keys))  # type: ignore[method-assign]

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 class RequestBody(BaseModel):
@@ -19,5 +21,25 @@ class RequestBody(BaseModel):
         return {k: v for k, v in data.items() if v is not None or k in cls._nullable()}
 
     @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Tells that every optional field may be null."""
+        schema = handler(core_schema)
+        described = handler.resolve_ref_schema(schema)
+        for name, field in described.get("properties", {}).items():
+            if name not in described.get("required", ()):
+                described["properties"][name] = _or_null(field)
+        return schema
+
+    @classmethod
     def _nullable(cls) -> frozenset[str]:
         return frozenset()
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    null = {"type": "null"}
+    if null in field.get("anyOf", ()):
+        return field
+    told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+    return {"anyOf": [field, null], **told}

@@ -13,7 +13,7 @@ from .chat_tools import ChatTools
 from .context import ApiContext, api_context, owner
 from .errors import bad_value
 from .generation import check_fits
-from .openapi import error_responses
+from .openapi import streamed_responses
 from .schemas import ChatBody, plain_message, prompt_values, referenced_prompt
 from .tool_schemas import ToolUse
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["chat"])
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses=error_responses(400, 401, 404, 429, 503),
+    responses=streamed_responses(),
 )
 async def create_chat_completion(
     body: ChatBody,

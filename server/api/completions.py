@@ -14,7 +14,7 @@ from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
 from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
 from .logprobs import completion_logprobs
-from .openapi import error_responses
+from .openapi import streamed_responses
 from .prompt_entry import PromptEntry
 from .prompt_variables import fill
 from .reply import Reply
@@ -26,7 +26,7 @@ router = APIRouter(tags=["completions"])
 @router.post(
     "/v1/completions",
     response_model=Completion,
-    responses=error_responses(400, 401, 404, 429, 503),
+    responses=streamed_responses(),
 )
 async def create_completion(
     body: CompletionBody,

@@ -19,7 +19,7 @@ from .context import ApiContext, ModelDesk, api_context
 from .embedding_schemas import EmbeddingBody
 from .errors import ApiError, bad_value
 from .generation import AnswerSettings, Generation, PreparedPrompt, check_fits
-from .openapi import error_responses
+from .openapi import GENERATION_ERRORS, error_responses
 from .schemas import check_token_ids
 from .served_models import ServedModel
 from .streaming import until_disconnect
@@ -30,7 +30,7 @@ router = APIRouter(tags=["embeddings"])
 @router.post(
     "/v1/embeddings",
     response_model=EmbeddingList,
-    responses=error_responses(400, 401, 404, 429, 503),
+    responses=error_responses(*GENERATION_ERRORS),
 )
 async def create_embeddings(
     body: EmbeddingBody,

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..engine.errors import CacheFullError, EngineDeadError, EngineError, PromptTooLongError
@@ -160,11 +161,12 @@ def from_engine(error: Exception, max_model_len: int) -> ApiError:
     return ApiError(500, "The model's engine failed on this request.", code="engine_error")
 
 
-def install(app: FastAPI) -> None:
-    """Maps every error that can leave a route to OpenAI's shape."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Maps every error that can leave a route, and wrong methods, to OpenAI's shape."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(StarletteHTTPException, _on_http_exception)
+    app.add_exception_handler(405, _on_method_not_allowed(routes))
 
 
 class ErrorResponse(JSONResponse):
@@ -195,12 +197,28 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)
-    message = {404: "Not found.", 405: "Method not allowed."}.get(
-        error.status_code, str(error.detail)
-    )
+    message = "Not found." if error.status_code == 404 else str(error.detail)
     return JSONResponse(
         error_body(error.status_code, message), error.status_code, headers=error.headers
     )
+
+
+def _on_method_not_allowed(
+    routes: Sequence[BaseRoute],
+) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    """Answers 405 with the methods of every route of the path; Starlette names the first one's."""
+
+    async def answer(request: Request, _: Exception) -> JSONResponse:
+        methods = {
+            method
+            for route in routes
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+        headers = {"Allow": ", ".join(sorted(methods))}
+        return JSONResponse(error_body(405, "Method not allowed."), 405, headers=headers)
+
+    return answer
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:

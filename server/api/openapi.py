@@ -16,15 +16,33 @@ _MEANINGS = {
     401: "The API key is missing or wrong.",
     404: "Unknown model or prompt.",
     409: "The name is taken by another prompt.",
+    413: "The body is too large.",
     429: "The queue is full; `Retry-After` tells when to try again.",
+    500: "The server or its model failed on this request.",
     503: "The server is shutting down, or the model's engine has stopped.",
+    504: "The request took longer than the server allows.",
     507: "The key/value cache or the store has no room for the prompt.",
 }
+
+
+GENERATION_ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
+"""What every route that computes something answers besides."""
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for these statuses."""
     return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
+
+
+def streamed_responses() -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` of a route whose answer may come as server-sent events."""
+    text = {"type": "string"}
+    event = {"type": "object", "properties": {"event": text, "data": text}, "required": ["data"]}
+    answer = {
+        "content": {"text/event-stream": {"itemSchema": event}},
+        "description": "The answer; with `stream` its parts, the JSON of each in an event's data.",
+    }
+    return {200: answer, **error_responses(*GENERATION_ERRORS)}
 
 
 def describe(app: FastAPI, needs_key: bool) -> Callable[[], dict[str, Any]]:

@@ -54,7 +54,7 @@ class PromptBody(RequestBody):
 
     name: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9._-]{1,64}\z",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
         description="Makes the prompt a model of its own, `<model>/<name>`.",
     )
     model: str | None = Field(None, description="Default: the server's first model.")

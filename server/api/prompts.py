@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
     response_model=Prompt,
     responses={
         200: {"model": Prompt, "description": "The same prompt was registered before."},
-        **error_responses(400, 401, 404, 409, 503, 507),
+        **error_responses(400, 401, 404, 409, 413, 503, 507),
     },
 )
 async def create_prompt(
@@ -80,7 +80,9 @@ async def get_prompt(
     return JSONResponse(prompts.as_resource(prompts.get(owner, prompt_id)))
 
 
-@router.patch("/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 507))
+@router.patch(
+    "/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 413, 507)
+)
 async def update_prompt(
     prompt_id: str,
     body: PromptPatch,

@@ -11,7 +11,7 @@ from .chat_prompt import prepare_chat
 from .chat_tools import ChatTools
 from .context import ApiContext, api_context, owner
 from .generation import AnswerSettings, check_fits
-from .openapi import error_responses
+from .openapi import streamed_responses
 from .response_reply import ResponseReply
 from .response_schemas import ResponseBody
 from .schemas import prompt_values, referenced_prompt
@@ -22,7 +22,7 @@ router = APIRouter(tags=["responses"])
 @router.post(
     "/v1/responses",
     response_model=ResponseObject,
-    responses=error_responses(400, 401, 404, 429, 503),
+    responses=streamed_responses(),
 )
 async def create_response(
     body: ResponseBody,

@@ -14,7 +14,9 @@ from .schemas import DetokenizeBody, TokenizeBody, check_token_ids, plain_messag
 router = APIRouter(tags=["tokens"])
 
 
-@router.post("/tokenize", response_model=TokenizedText, responses=error_responses(400, 401, 404))
+@router.post(
+    "/tokenize", response_model=TokenizedText, responses=error_responses(400, 401, 404, 413)
+)
 async def tokenize(
     body: TokenizeBody,
     context: Annotated[ApiContext, Depends(api_context)],
@@ -49,7 +51,7 @@ async def tokenize(
 
 
 @router.post(
-    "/detokenize", response_model=DetokenizedText, responses=error_responses(400, 401, 404)
+    "/detokenize", response_model=DetokenizedText, responses=error_responses(400, 401, 404, 413)
 )
 async def detokenize(
     body: DetokenizeBody,

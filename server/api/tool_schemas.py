@@ -14,7 +14,7 @@ MAX_TOOLS = 128
 class FunctionSpec(RequestBody):
     """A function that the client can run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments.")
     strict: bool | None = None

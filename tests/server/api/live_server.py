@@ -45,11 +45,13 @@ class LiveServer:
 
 
 @contextlib.contextmanager
-def live(app: FastAPI, graceful_seconds: float = 60.0, **limits: Any) -> Iterator[LiveServer]:
-    """Serves an application whose lifespan another has begun."""
+def live(
+    app: FastAPI, graceful_seconds: float = 60.0, *, lifespan: bool = False, **limits: Any
+) -> Iterator[LiveServer]:
+    """Serves an application whose lifespan another has begun, or with one of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = server_config(app, graceful_seconds=graceful_seconds, **limits)
-    config.lifespan = "off"
+    config.lifespan = "on" if lifespan else "off"
     server = ApiServer(config, app, graceful_seconds)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

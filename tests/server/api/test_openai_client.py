@@ -1,6 +1,5 @@
 """The official client, unmodified, against a live server on a loopback port."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +8,13 @@ from typing import Literal
 import openai
 import pydantic
 import pytest
-import uvicorn
 from gistserve.compress.store import GistStore
 from gistserve.server.api.application import create_app
 from gistserve.server.api.served_models import ServedModels
 from gistserve.server.api.settings import ServerSettings
-from gistserve.server.api.uvicorn_server import ApiServer
 
 from .conftest import GIST_MODEL, GIST_TOKENS, MAX_MODEL_LEN
+from .live_server import live as serve_live
 
 KEY = "sk-test"
 
@@ -24,7 +22,6 @@ KEY = "sk-test"
 @dataclass
 class Live:
     url: str
-    server: ApiServer
     models: ServedModels
 
     def client(self, key: str = KEY) -> openai.OpenAI:
@@ -33,19 +30,10 @@ class Live:
 
 @pytest.fixture(scope="module")
 def live(served: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with GistStore(tmp_path_factory.mktemp("store")) as store, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with GistStore(tmp_path_factory.mktemp("store")) as store:
         app = create_app(served, store, ServerSettings(api_keys=(KEY,)))
-        server = ApiServer(uvicorn.Config(app, log_level="warning"), app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            thread.join(0.01)
-            assert thread.is_alive()
-        yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", server, served)
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+        with serve_live(app, lifespan=True) as server:
+            yield Live(server.url, served)
 
 
 @pytest.fixture

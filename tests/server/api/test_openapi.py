@@ -67,3 +67,20 @@ async def test_bodies_without_their_fields_name_the_first_missing_one(site: Site
         error = (await site.post(path, {})).json()["error"]
         assert error["param"] == param
         assert error["code"] == "missing_required_parameter"
+
+
+async def test_every_optional_field_may_be_null_and_is_said_to(site: Site) -> None:
+    schemas = (await site.client.get("/openapi.json")).json()["components"]["schemas"]
+    bodies = [schema for name, schema in schemas.items() if name.endswith(("Body", "Options"))]
+    assert len(bodies) >= 7
+    for schema in bodies:
+        for name, field in schema["properties"].items():
+            nullable = {"type": "null"} in field.get("anyOf", ())
+            assert nullable != (name in schema.get("required", ())), (schema["title"], name)
+
+
+async def test_a_wrong_method_is_told_all_right_ones(site: Site) -> None:
+    for path, methods in (("/v1/prompts", "GET, POST"), ("/v1/prompts/x", "DELETE, GET, PATCH")):
+        response = await site.client.put(path)
+        assert (response.status_code, response.headers["allow"]) == (405, methods)
+        assert response.json()["error"]["message"] == "Method not allowed."

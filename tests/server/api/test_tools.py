@@ -236,6 +236,7 @@ async def test_responses_have_calls_as_items(site: Site) -> None:
         ({"model": GIST_MODEL}, "tools"),
         ({"tools": [{"type": "browser"}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools"),
         ({"tools": TOOLS * 65}, "tools"),
         ({"tool_choice": "always"}, "tool_choice"),
         ({"tool_choice": "required", "tools": None}, "tool_choice"),
