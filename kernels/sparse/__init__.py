@@ -2,7 +2,7 @@
 
 from .bitmap import BitmapWeight
 from .bitmap_tiles import TILE_COLUMNS, BitmapTiles
-from .choice import Format, choose_format
+from .choice import DECODE_BATCH, Format, choose_format
 from .csr import CsrWeight
 from .dense import DenseWeight
 from .errors import SparseFormatError
@@ -13,6 +13,7 @@ from .segmented_rows import SEGMENT, SegmentedRows
 from .two_four import from_2_4, is_2_4
 
 __all__ = [
+    "DECODE_BATCH",
     "SEGMENT",
     "TILE_COLUMNS",
     "BitmapTiles",

@@ -97,7 +97,8 @@ def torch_dtype(dtype: Dtype) -> torch.dtype | None:
 def _load(options: ModelOptions, config: EngineConfig, report: Report) -> _Loaded:
     source = options.source
     report(f"loading {source.name} from {source.location}")
-    model, tokenizer = load_model(source.location, config.dtype, config.device)
+    batch = min(config.decode_batch, config.max_num_seqs)
+    model, tokenizer = load_model(source.location, config.dtype, config.device, batch)
     report(f"taking the fingerprint of {source.name}")
     fingerprint = model_fingerprint(model, tokenizer, source=source.location)
     return _Loaded(options, config, model, tokenizer, fingerprint)

@@ -155,6 +155,14 @@ class ServeOptions:
         bool,
         typer.Option("--compile", help="Compile the model's layers: faster, but a slow start."),
     ] = False
+    decode_batch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Requests that are answered at the same time as a rule: sparse layers take the "
+            "format that is expected to be fastest for as many on a GPU.",
+        ),
+    ] = 8
     prefix_caching: Annotated[
         bool,
         typer.Option(

@@ -41,6 +41,7 @@ def base_config(options: ServeOptions) -> EngineConfig:
         gpu_memory_utilization=options.gpu_memory_utilization,
         enforce_eager=options.enforce_eager,
         compile=options.compile,
+        decode_batch=options.decode_batch,
         dtype=torch_dtype(options.dtype),
         device=None if options.device is Device.auto else options.device.value,
         enable_prefix_caching=options.prefix_caching,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.sparse import DECODE_BATCH
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -41,6 +43,8 @@ class EngineConfig:
     ``None`` does on CUDA."""
     compile: bool = False
     """Compile the model's layers with torch.compile: faster steps, a slower start."""
+    decode_batch: int = DECODE_BATCH
+    """Sequences that decode at the same time as a rule; sparse layers are made ready for them."""
     compress_chunk_size: int = 512
     """Tokens that a compression computes between two decoding steps."""
     seed: int = 0
@@ -54,6 +58,7 @@ class EngineConfig:
             "kv_cache_memory",
             "block_size",
             "num_blocks",
+            "decode_batch",
             "compress_chunk_size",
         ):
             value = getattr(self, name)

@@ -22,6 +22,7 @@ from transformers import (
 from ...compress.errors import GistError
 from ...compress.sparse import sparse_modules
 from ...compress.sparse.compressed_tensors import is_compressed_tensors, load_compressed_tensors
+from ...kernels.sparse import DECODE_BATCH
 from .errors import ModelLoadError, UnsupportedModelError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def load_model(
     name_or_path: str | Path,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    decode_batch: int = DECODE_BATCH,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model in evaluation mode, with its tokenizer.
 
@@ -44,6 +46,7 @@ def load_model(
         name_or_path: a folder, or a repository's name on the Hugging Face hub.
         dtype: of the weights; None takes the one they are stored in.
         device: None takes the first CUDA device, or the CPU where there is none.
+        decode_batch: sequences of the decode steps that sparse layers shall be fast for.
 
     Raises:
         ModelLoadError: there is no such model, it is not readable or not complete, or the device
@@ -75,7 +78,7 @@ def load_model(
     logger.info("loaded %s: %s, %s, on %s", source, type(model).__name__, model.dtype, place)
     _call(source, "weights", model.eval().to, place)
     for module in sparse_modules(model).values():
-        _call(source, "weights", module.prepare)
+        _call(source, "weights", module.prepare, decode_batch)
     return model, tokenizer
 
 

@@ -44,6 +44,7 @@ WRITTEN = {
     "gpu_memory_utilization": ("0.5", 0.5),
     "enforce_eager": ("true", True),
     "compile": ("true", True),
+    "decode_batch": ("2", 2),
     "prefix_caching": ("false", False),
     "embeddings": ("true", True),
     "log_level": ("debug", LogLevel.debug),
@@ -228,6 +229,7 @@ def test_engine_settings(serve):
     given = serve.options(
         *("--max-num-seqs", "3", "--max-model-len", "100", "--max-num-batched-tokens", "50"),
         *("--kv-cache-memory", "2MiB", "--gpu-memory-utilization", "0.5", "--no-prefix-caching"),
+        *("--decode-batch", "4"),
         *("--enforce-eager", "--compile", "--dtype", "float16", "--device", "cpu"),
     )
     assert serving.base_config(given) == EngineConfig(
@@ -239,6 +241,7 @@ def test_engine_settings(serve):
         enable_prefix_caching=False,
         enforce_eager=True,
         compile=True,
+        decode_batch=4,
         dtype=torch.float16,
         device="cpu",
     )

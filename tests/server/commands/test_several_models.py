@@ -109,6 +109,25 @@ def test_memory_for_less_than_a_sequence(folders, caplog) -> None:
     assert "teacher is served with at most" in caplog.text
 
 
+def test_sparse_layers_are_made_ready_for_the_batches_to_come(folders, monkeypatch) -> None:
+    batches = set()
+
+    def choose(*shape: object, decode_batch: int, **options: object) -> str:
+        batches.add(decode_batch)
+        return "dense"
+
+    monkeypatch.setattr("gistserve.kernels.sparse.linear.choose_format", choose)
+    only = {"sparse": folders["sparse"]}
+    load(only, MIB)
+    assert batches == {2}  # never more than run at once
+    batches.clear()
+    load(only, MIB, sparse={"max_num_seqs": 64})
+    assert batches == {EngineConfig().decode_batch}
+    batches.clear()
+    load_model(folders["sparse"], device="cpu", decode_batch=5)
+    assert batches == {5}
+
+
 def test_two_models_of_one_name(folders) -> None:
     twice = [model_from_mapping({"name": "m", "path": str(folders["student"])})] * 2
     with pytest.raises(ValueError, match="must differ, got m, m"):
