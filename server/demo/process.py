@@ -25,6 +25,8 @@ class ServerProcessError(RuntimeError):
 class ServerProcess:
     """`gistserve serve` with these arguments, as a context manager that always stops it.
 
+    Should this process end without leaving the context, the server ends as well.
+
     Entering starts the process without waiting, so that several can start at the same time;
     `wait_until_ready` follows.
 
@@ -75,13 +77,13 @@ class ServerProcess:
         environment.pop("GISTSERVE_API_KEY", None)
         if self._api_key is not None:
             environment["GISTSERVE_API_KEY"] = self._api_key
-        command = [sys.executable, "-m", "gistserve.server.cli", "serve"]
+        command = [sys.executable, "-m", "gistserve.server.demo.child", "serve"]
         address = ["--host", "127.0.0.1", "--port", "0"]
         with self._log.open("wb") as output, interrupts_deferred():
             # A session of its own: Ctrl-C at the terminal reaches the parent, which stops it.
             self._process = subprocess.Popen(
                 [*command, *self._arguments, *address],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closes when this process ends, and ends the server
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -105,6 +107,7 @@ class ServerProcess:
         """Ask the server to end, insist after `stop_seconds`; returns its exit code."""
         if self._process is None:
             return None
+        assert self._process.stdin is not None
         if self.is_alive():
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -112,6 +115,8 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+        finally:
+            self._process.stdin.close()
 
     def kill(self) -> int | None:
         """End the server as a crash would; returns its exit code."""

@@ -186,9 +186,8 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_demo_leaves_no_server_behind_when_it_is_stopped(chat_model: Path, name: str) -> None:
+def started_demo(chat_model: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A demo, and the processes of its servers."""
     demo = subprocess.Popen(
         demo_command(chat_model), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -196,6 +195,32 @@ def test_the_demo_leaves_no_server_behind_when_it_is_stopped(chat_model: Path, n
     while not (servers := children(demo.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert servers
+    return demo, servers
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_servers_end_with_a_demo_that_is_killed(chat_model: Path) -> None:
+    demo, servers = started_demo(chat_model)
+    demo.kill()
+    demo.communicate()
+    deadline = time.monotonic() + 60
+    while (left := [pid for pid in servers if is_running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def is_running(pid: int) -> bool:
+    """Not even as a zombie, which nobody may be there to reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_demo_leaves_no_server_behind_when_it_is_stopped(chat_model: Path, name: str) -> None:
+    demo, servers = started_demo(chat_model)
     demo.send_signal(getattr(signal, name))
     _, said = demo.communicate(timeout=60)
     assert demo.returncode == 130, said
