@@ -28,6 +28,7 @@ from .arrival import ID_HEADER
 from .authentication import ApiKeyMiddleware
 from .body_limit import BodyLimitMiddleware
 from .context import ApiContext, ModelDesk
+from .kv_watch import KVWatch
 from .metrics import ServerCollector
 from .openapi import PROTECTED, describe
 from .prompt_registry import PromptRegistry
@@ -130,8 +131,10 @@ def _lifespan(context: ApiContext) -> Callable[[FastAPI], Any]:
 
 
 async def _sweep_forever(context: ApiContext) -> None:
+    watch = KVWatch({model.name: model.engine for model in context.models})
     while True:
         await asyncio.sleep(context.settings.sweep_seconds)
+        watch.look()
         try:
             await context.prompts.sweep()
         except Exception:
