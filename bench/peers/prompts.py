@@ -27,8 +27,9 @@ def exact_text(num_tokens: int, count: Callable[[str], int], rng: np.random.Gene
         if excess == 0 and words:
             return text
         if excess > 0:
-            # A half at a time, for tokenizers that need several tokens a word.
-            del words[-max(1, excess // 2) :]
+            # Half of them, as a word may be several tokens, and one more: without it a text that is
+            # one token short of being right would stay so, where every word has two.
+            del words[-1 - max(1, excess // 2) :]
         else:
             words.append(random_text(1, rng))
     raise LoadError(

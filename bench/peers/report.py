@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-from .summary import MEASURES
 
 _BUSY_CLIENT = 0.8
 _TITLES = {
     "output_throughput": "tokens/s",
     "ttft_ms": "TTFT ms",
     "tpot_ms": "TPOT ms",
-    "processor_ms_per_token": "processor ms a token",
+    "processor_ms_per_token": "CPU ms/token",
 }
 
 
 def print_report(result: dict[str, Any], console: Console) -> None:
-    """Print speed, then memory and versions, then what a reader must know besides."""
+    """Print speed, ratios, memory and versions, then what a reader must know besides."""
     console.print(speed_table(result))
+    console.print(ratio_table(result))
     console.print(server_table(result))
     for remark in remarks(result):
         console.print(remark, highlight=False, markup=False, soft_wrap=True)
 
 
 def speed_table(result: dict[str, Any]) -> Table:
-    """One row a load and server: medians over the rounds, and ours divided by theirs."""
-    work = result["workload"]
-    ours = result["ours"]
-    table = Table(
-        title=f"{result['model']['name']}, {result['model']['dtype']}, {result['threads']} "
-        f"threads, {work['input_tokens']} + {work['output_tokens']} tokens; medians, and "
-        f"{ours} / other (least-greatest)"
+    """One row a load and server: medians over the rounds."""
+    work, model = result["workload"], result["model"]
+    title = (
+        f"{model['name']}, {model['dtype']}, {result['threads']} threads, "
+        f"{work['input_tokens']} + {work['output_tokens']} tokens; medians"
     )
-    table.add_column("load", no_wrap=True)
-    table.add_column("server", no_wrap=True)
-    for measure in MEASURES:
-        table.add_column(_TITLES[measure], justify="right")
-        table.add_column("ours / it", justify="right")
-    last = None
-    for entry in result["summary"]:
-        if last not in (None, entry["concurrency"]):
-            table.add_section()
-        last = entry["concurrency"]
-        cells = []
-        for measure in MEASURES:
-            cells += [_median(entry[measure]), _ratio(entry[f"{measure}_ratio"])]
-        table.add_row(str(last), entry["server"], *cells)
+    return _table(title, result["summary"], "", _median)
+
+
+def ratio_table(result: dict[str, Any]) -> Table:
+    """One row a load and peer: our figure divided by its own, median of the rounds and spread."""
+    ours = result["ours"]
+    entries = [entry for entry in result["summary"] if entry["server"] != ours]
+    title = f"{ours} / other, round by round: median (least-greatest)"
+    return _table(title, entries, "_ratio", _ratio)
+
+
+def _table(
+    title: str, entries: Sequence[dict[str, Any]], suffix: str, shown: Callable[[Any], str]
+) -> Table:
+    table = Table(title=title)
+    for name in ("load", "server"):
+        table.add_column(name, no_wrap=True)
+    for name in _TITLES.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry, following in zip_longest(entries, entries[1:]):
+        table.add_row(
+            str(entry["concurrency"]),
+            entry["server"],
+            *(shown(entry[f"{measure}{suffix}"]) for measure in _TITLES),
+            end_section=bool(following) and following["concurrency"] != entry["concurrency"],
+        )
     return table
 
 
@@ -90,5 +100,5 @@ def _median(values: dict[str, Any] | None) -> str:
 
 def _ratio(values: dict[str, Any] | None) -> str:
     if values is None:
-        return ""
-    return f"{values['median']:.2f} ({values['least']:.2f}-{values['greatest']:.2f})"
+        return "unknown"
+    return f"{values['median']:.2f}\n({values['least']:.2f}-{values['greatest']:.2f})"
