@@ -9,6 +9,12 @@ from .generation import PreparedPrompt
 from .prompt_entry import PromptEntry
 
 
+_AND_TOOLS = (
+    " and tools (prompts are registered without any: leave them out, or send the prompt's messages "
+    "yourself)"
+)
+
+
 async def prepare_chat(
     context: ApiContext,
     desk: ModelDesk,
@@ -48,7 +54,7 @@ async def prepare_chat(
                 param,
                 f"The chat template of `{desk.model.name}` does not keep the prompt "
                 f"`{entry.record.id}` as a token prefix when these messages"
-                f"{' and tools' if tools else ''} follow it.",
+                f"{_AND_TOOLS if tools else ''} follow it.",
                 "template_not_prefix",
             )
         return entry, entry.prepared(rest)

@@ -52,7 +52,8 @@ class ChatTools:
     ) -> Grammar | None:
         """What the answer must look like; None for any text.
 
-        An answer that may be a call or a text in a wanted format is kept to the two.
+        An answer that may be a call or a text in a wanted format is kept to the two. A free one is
+        kept to what strict functions take, and to one call where more are not wanted.
 
         Args:
             param: the field that the format came in, for errors.
@@ -62,10 +63,15 @@ class ChatTools:
         """
         if self.form is None:
             return await desk.grammar_of(wanted, param)
-        schema = wanted.schema_wanted if wanted and not self.use.forced else None
-        if schema is None and not self.use.forced:
+        use = self.use
+        schema = wanted.schema_wanted if wanted and not use.forced else None
+        if use.forced or schema is not None:
+            functions = use.forced or use.functions
+            is_token = await desk.grammars.token_test()
+            grammar = self.form.grammar(functions, use.parallel, is_token, schema)
+        elif use.strict or not use.parallel:
+            is_token = await desk.grammars.token_test()
+            grammar = self.form.free_grammar(use.functions, use.parallel, is_token)
+        else:
             return None
-        functions = self.use.forced or self.use.functions
-        is_token = await desk.grammars.token_test()
-        grammar = self.form.grammar(functions, self.use.parallel, is_token, schema)
         return await desk.grammars.lark(grammar, "tools")

@@ -1,6 +1,7 @@
 """How a model writes a call of a tool, as its chat template shows."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +49,54 @@ class ToolFormat:
         lines.append(r'calls: call ("\n" call)*' if parallel and self.begin else "calls: call")
         lines.append(f"call: {begin} ({calls}) {end}")
         for i, function in enumerate(functions):
-            head = json.dumps(f'{{"name": "{function.name}", "{self.arguments}": ')
-            lines.append(f'call_{i}: {head} arguments_{i} "}}"')
-            lines.append(f"arguments_{i}: %json {_written(function.arguments_schema)}")
+            lines += self._call_rules(i, function, function.arguments_schema)
         return "\n".join(lines)
 
+    def free_grammar(
+        self,
+        functions: Sequence[FunctionSpec],
+        parallel: bool,
+        is_token: Callable[[str], bool],
+    ) -> str:
+        """The same for any text in which calls may stand; only calls are kept to anything.
+
+        Arguments of a strict function follow its schema, those of others are an object. Nothing
+        follows the first call unless `parallel`.
+        """
+        rules = self._calls_in_text if self.begin else self._call_or_text
+        lines = rules(parallel, is_token)
+        lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
+        for i, function in enumerate(functions):
+            schema = function.arguments_schema if function.strict else {"type": "object"}
+            lines += self._call_rules(i, function, schema)
+        return "\n".join(lines)
+
+    def _calls_in_text(self, parallel: bool, is_token: Callable[[str], bool]) -> list[str]:
+        marked = is_token(self.begin)
+        return [
+            "start: called* TEXT" if parallel else "start: called | TEXT",
+            rf'called: opening "\n" call {_mark(self.end, is_token)}',
+            # The first mark ends the text, even where text could go on.
+            f"opening: TEXT {self.begin}" if marked else f'opening[lazy]: TEXT "{self.begin}"',
+            f"TEXT: {_ANY_TEXT}",
+        ]
+
+    def _call_or_text(self, _parallel: bool, is_token: Callable[[str], bool]) -> list[str]:
+        marks = [mark if is_token(mark) else json.dumps(mark) for mark in self.ignored]
+        written = "|".join(re.escape(mark) for mark in self.ignored)
+        # What begins as a call is one, and so no text.
+        begun = rf'\s*({written}|\{{\s*"(name|{self.arguments})"\s*:)'
+        return [
+            f"start: ({' | '.join(marks)})? call | TEXT",
+            rf"TEXT: {_ANY_TEXT} & ~/{begun}(.|\n)*/",
+        ]
+
+    def _call_rules(self, i: int, function: FunctionSpec, schema: dict[str, Any]) -> list[str]:
+        head = json.dumps(f'{{"name": "{function.name}", "{self.arguments}": ')
+        return [f'call_{i}: {head} arguments_{i} "}}"', f"arguments_{i}: %json {_written(schema)}"]
+
+
+_ANY_TEXT = r"/(.|\n)*/"
 
 HERMES = ToolFormat("<tool_call>", "</tool_call>", "arguments")
 """Nous Hermes, Qwen 2.5 and 3."""

@@ -58,6 +58,7 @@ class ToolUse:
         self.rendered = [tool.model_dump(exclude_none=True) for tool in tools]
         self.forced = self._forced(choice)
         self.parallel = parallel is not False and not isinstance(choice, NamedTool)
+        self.strict = any(function.strict for function in self.functions)
         self.watched = bool(self.functions) and choice != "none"
         """Whether the answer is looked through for calls."""
 

@@ -3,11 +3,17 @@
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from gistserve.server.api.tool_calls import JsonObjectEnd, ToolCallParser
 from gistserve.server.api.tool_format import HERMES, LLAMA, format_of
+from gistserve.server.api.tool_schemas import FunctionSpec
+from gistserve.server.engine.grammar import GrammarVocabulary
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+
+from ...chat_model import byte_tokenizer
 
 ARGUMENTS = st.dictionaries(
     st.text(max_size=4),
@@ -123,3 +129,77 @@ def test_templates_tell_their_format():
     assert format_of(llama) is LLAMA
     assert format_of(hermes + "<function=name>") is None
     assert format_of("{{ messages }}") is None
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+FUNCTIONS = [
+    FunctionSpec(name="strict", parameters=CITY, strict=True),
+    FunctionSpec(name="loose", parameters=CITY),
+]
+
+
+def accepts(form, text, *, parallel=True, tokens=()):
+    """Whether the grammar of a free answer lets this text through, to its end."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in tokens], special_tokens=True)
+    vocabulary = GrammarVocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+    grammar = form.free_grammar(FUNCTIONS, parallel, tokens.__contains__)
+    constraint = vocabulary.lark(grammar).begin()
+    for token_id in [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]:
+        if constraint.is_complete:
+            return token_id == tokenizer.eos_token_id
+        mask = np.zeros(constraint.num_words, dtype=np.int32)
+        constraint.fill(mask)
+        if not mask[token_id // 32] >> (token_id % 32) & 1:
+            return False
+        constraint.accept(token_id)
+    return True
+
+
+def hermes(name, arguments):
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("tokens", [(), HERMES.marks])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_free_hermes_answers(tokens, parallel):
+    oslo, paris = '{"city": "Oslo"}', '{"city": "Paris"}'
+    expected = {
+        "": True,
+        "a < b {\n<tool": True,
+        hermes("strict", oslo): True,
+        "Let me see.\n" + hermes("strict", oslo): True,
+        hermes("strict", oslo) + "\n" + hermes("loose", paris): parallel,
+        hermes("strict", oslo) + " There.": parallel,
+        hermes("strict", paris): False,
+        hermes("loose", paris): True,
+        hermes("loose", "[1]"): False,
+        hermes("other", oslo): False,
+        "a <tool_call> b": False,
+    }
+    found = {text: accepts(HERMES, text, parallel=parallel, tokens=tokens) for text in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("tokens", [(), LLAMA.marks])
+def test_free_llama_answers(tokens):
+    call = '{"name": "strict", "parameters": {"city": "Oslo"}}'
+    expected = {
+        "": True,
+        "Hi {": True,
+        '{"answer": 4}': True,
+        call: True,
+        "<|python_tag|>" + call: True,
+        call + " x": False,
+        call.replace("Oslo", "Paris"): False,
+        call.replace("Oslo", "Paris").replace("strict", "loose"): True,
+        call.replace(" ", "").replace("Oslo", "Paris"): False,
+        "\n" + call.replace("Oslo", "Paris"): False,
+        '{"parameters": {"city": "Paris"}, "name": "strict"}': False,
+    }
+    assert {text: accepts(LLAMA, text, tokens=tokens) for text in expected} == expected

@@ -151,6 +151,42 @@ async def test_auto_takes_calls_out_of_a_free_answer(
     assert called["message"]["tool_calls"] and called["finish_reason"] == "tool_calls"
 
 
+async def test_free_calls_of_strict_functions_follow_their_schemas(site: Site) -> None:
+    strict = {**TOOLS[0]["function"], "strict": True}
+    fields = {
+        "model": "marked",
+        "tools": [{"type": "function", "function": strict}, TOOLS[1]],
+        "logit_bias": call_bias(site),
+        "max_tokens": 200,
+    }
+    calls = (await ask(site, **fields))["message"]["tool_calls"]
+    assert len(calls) > 1
+    for call in calls[:-1]:  # the last one is cut
+        arguments = json.loads(call["function"]["arguments"])
+        if call["function"]["name"] == "get_weather":
+            jsonschema.validate(arguments, WEATHER)
+        assert isinstance(arguments, dict)
+    choice = await ask(site, **fields, parallel_tool_calls=False)
+    assert choice["finish_reason"] == "tool_calls"
+    assert len(choice["message"]["tool_calls"]) == 1
+
+
+async def test_one_call_is_the_last_word_where_more_are_not_wanted(site: Site) -> None:
+    fields = {"model": "marked", "logit_bias": call_bias(site), "max_tokens": 400}
+    response = await site.post("/v1/chat/completions", body_of(**fields, parallel_tool_calls=False))
+    answer = response.json()
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert isinstance(json.loads(call["function"]["arguments"]), dict)
+    assert answer["usage"]["completion_tokens"] < 400
+
+
+def call_bias(site: Site) -> dict[str, float]:
+    """Makes a random model begin calls, whose mark is a token of its own."""
+    known = site.app.state.context.models.get("marked").tokenizer.get_vocab()
+    return {str(known["<tool_call>"]): 100.0}
+
+
 async def test_none_renders_the_tools_but_takes_no_call(site: Site) -> None:
     auto = await ask(site, temperature=0, max_tokens=8)
     none = await ask(site, temperature=0, max_tokens=8, tool_choice="none")
@@ -228,6 +264,15 @@ async def test_responses_have_calls_as_items(site: Site) -> None:
     answer = await site.post("/v1/responses", follow)
     assert answer.json()["output"][0]["type"] == "message"
     assert answer.json()["usage"]["input_tokens"] > whole["usage"]["input_tokens"]
+
+
+async def test_tools_that_break_a_registered_prompt_are_refused(site: Site) -> None:
+    prompt = await site.register(model="hermes", compression="prefix")
+    response = await site.post("/v1/chat/completions", body_of(prompt_id=prompt["id"]))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "template_not_prefix")
+    assert "registered without" in error["message"]
+    await ask(site, prompt_id=prompt["id"], tools=None, max_tokens=2)
 
 
 @pytest.mark.parametrize(
