@@ -8,7 +8,6 @@ from .errors import bad_value
 from .generation import PreparedPrompt
 from .prompt_entry import PromptEntry
 
-
 _AND_TOOLS = (
     " and tools (prompts are registered without any: leave them out, or send the prompt's messages "
     "yourself)"
