@@ -48,6 +48,8 @@ def hash_tensors(tensors: Mapping[str, Any]) -> str:
             continue  # a module's extra state is no weight
         if tensor.is_meta:
             raise FingerprintError(f"weight {name} has no data (meta device); load it first")
+        if tensor.is_mkldnn:
+            tensor = tensor.to_dense()
         key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in seen:
             continue

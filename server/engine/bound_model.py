@@ -15,6 +15,7 @@ from .compiled_layers import CompiledLayers, compiled_layers
 from .config import EngineConfig
 from .fused_projections import fused_projections
 from .packed_forward import packed_logits
+from .packed_weights import packed_weights
 from .position_limit import choose_max_model_len
 from .probe import LayerSpec, check_class, probe_layers, try_shapes
 from .static_forward import static_forward
@@ -38,6 +39,8 @@ class BoundModel:
         self.device = model.device
         self.num_fused_projections = 0
         """Groups of linear layers that are computed as one."""
+        self.num_packed_weights = 0
+        """Linear layers whose weights are packed."""
         self._compiled: CompiledLayers | None = None
         self._pages: list[LayerCache] = []
         self._undo = ExitStack()
@@ -91,6 +94,9 @@ class BoundModel:
         if fuse or (fuse is None and self.device.type == "cuda"):
             fused = fused_projections(model, functools.partial(try_shapes, model))
             self.num_fused_projections = self._undo.enter_context(fused)
+        if self.device.type == "cpu" and not config.compile:
+            packed = packed_weights(model, functools.partial(try_shapes, model))
+            self.num_packed_weights = self._undo.enter_context(packed)
         if config.compile:
             self._compiled = self._undo.enter_context(compiled_layers(model))
 

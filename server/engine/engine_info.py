@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ...kernels.sparse import SparseLinear
+from .packed_weights import packed_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ class EngineInfo:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters, buffers and prepared sparse weights."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """Bytes of a model's parameters, buffers, packed weights and prepared sparse weights."""
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_mkldnn]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     sparse = (module for module in model.modules() if isinstance(module, SparseLinear))
-    return sum(storages.values()) + sum(module.prepare().num_bytes for module in sparse)
+    prepared = sum(module.prepare().num_bytes for module in sparse)
+    return sum(storages.values()) + packed_bytes(model) + prepared
