@@ -1,8 +1,12 @@
-"""The official client, unmodified, against a live server on a loopback port."""
+"""The official clients, unmodified, against a live server on a loopback port."""
 
+import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import openai
@@ -15,8 +19,11 @@ from gistserve.server.api.settings import ServerSettings
 
 from .conftest import GIST_MODEL, GIST_TOKENS, MAX_MODEL_LEN
 from .live_server import live as serve_live
+from .test_tools import HERMES_TEMPLATE, TOOLS, load
 
 KEY = "sk-test"
+CALLER = "caller"
+FULL = "full"
 
 
 @dataclass
@@ -30,10 +37,16 @@ class Live:
 
 @pytest.fixture(scope="module")
 def live(served: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A model that also makes embeddings, one that calls tools, and one whose queue is full."""
+    gist, plain = served
+    caller = load(CALLER, tmp_path_factory.mktemp("caller"), HERMES_TEMPLATE).serve()
+    models = ServedModels([replace(gist, pooling="last"), caller, replace(plain, name=FULL)])
     with GistStore(tmp_path_factory.mktemp("store")) as store:
-        app = create_app(served, store, ServerSettings(api_keys=(KEY,)))
+        app = create_app(models, store, ServerSettings(api_keys=(KEY,)))
+        app.state.context.desks[FULL].admission.active = 10**6  # as if so many ran
         with serve_live(app, lifespan=True) as server:
-            yield Live(server.url, served)
+            yield Live(server.url, models)
+    caller.engine.shutdown()
 
 
 @pytest.fixture
@@ -92,6 +105,53 @@ def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     assert [event.sequence_number for event in raw] == list(range(len(events)))
     with pytest.raises(openai.BadRequestError, match="not stored"):
         client.responses.create(**request, previous_response_id="resp_1")
+
+
+def test_choices_seeds_and_stops(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    request = {"model": GIST_MODEL, "messages": messages, "max_tokens": 12, "seed": 5, "n": 3}
+    texts = [
+        [choice.message.content for choice in client.chat.completions.create(**request).choices]
+        for _ in range(2)
+    ]
+    assert texts[0] == texts[1] and len(set(texts[0])) == 3
+    first = texts[0][0]
+    (stopped,) = client.chat.completions.create(**{**request, "n": 1}, stop=first[4:6]).choices
+    assert stopped.message.content == first[: first.index(first[4:6])]
+    assert stopped.finish_reason == "stop"
+
+
+def test_embeddings(client: openai.OpenAI) -> None:
+    whole = client.embeddings.create(model=GIST_MODEL, input=["One", "Two"])
+    floats = client.embeddings.create(
+        model=GIST_MODEL, input=["One", "Two"], encoding_format="float"
+    )
+    assert [entry.embedding for entry in whole.data] == [
+        pytest.approx(entry.embedding, abs=1e-7) for entry in floats.data
+    ]
+    assert whole.usage.prompt_tokens == whole.usage.total_tokens == 6
+    (cut,) = client.embeddings.create(model=GIST_MODEL, input=[7, 8, 9], dimensions=3).data
+    assert sum(x * x for x in cut.embedding) == pytest.approx(1)
+    with pytest.raises(openai.BadRequestError, match="--embeddings"):
+        client.embeddings.create(model=CALLER, input="One")
+
+
+def test_tools_whole_and_streamed(client: openai.OpenAI) -> None:
+    request = {
+        "model": CALLER,
+        "messages": [{"role": "user", "content": "Weather?"}],
+        "tools": TOOLS[:1],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "seed": 1,
+    }
+    (call,) = client.chat.completions.create(**request).choices[0].message.tool_calls
+    assert call.function.name == "get_weather"
+    assert set(json.loads(call.function.arguments)) == {"city", "days"}
+    with client.chat.completions.stream(**request) as stream:
+        (choice,) = stream.get_final_completion().choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls[0].function.arguments == call.function.arguments
 
 
 def test_structured_output(client: openai.OpenAI) -> None:
@@ -160,6 +220,11 @@ def test_errors_are_the_clients_own(live: Live, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as empty:
         client.chat.completions.create(model=GIST_MODEL, messages=[])
     assert empty.value.param == "messages"
+    with pytest.raises(openai.RateLimitError) as full:
+        client.chat.completions.create(model=FULL, messages=messages)
+    assert full.value.response.headers["retry-after"]
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="nobody", messages=messages)
     with live.client("wrong") as stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
 
@@ -184,3 +249,25 @@ def test_a_stream_that_is_closed_early_frees_the_engine(live: Live, client: open
         pause.wait(0.01)
     assert engine.stats().finished.get("abort", 0) == aborted + 1
     assert engine.stats().num_running == 0
+
+
+def test_every_end_point_by_the_npm_package(live: Live, request: pytest.FixtureRequest) -> None:
+    """The package is kept in pytest's cache; where it cannot be installed the test is skipped."""
+    folder = request.config.cache.mkdir("openai_npm")
+    if shutil.which("node") is None or not _installed(folder):
+        pytest.skip("needs node, and the npm package openai")
+    script = Path(shutil.copy(Path(__file__).with_name("openai_client.js"), folder))
+    command = ["node", script.name, f"{live.url}/v1", KEY, GIST_MODEL, CALLER, FULL]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.split()) == 9
+
+
+def _installed(folder: Path) -> bool:
+    if not (folder / "node_modules" / "openai").is_dir() and shutil.which("npm"):
+        install = ["npm", "install", "--prefix", str(folder), "--fetch-retries=0", "openai@>=6"]
+        try:
+            subprocess.run(install, cwd=folder, capture_output=True, timeout=90)
+        except subprocess.TimeoutExpired:
+            return False
+    return (folder / "node_modules" / "openai").is_dir()
