@@ -86,21 +86,21 @@ def prompts(
     seed: Annotated[int, typer.Option(min=0, help="Of texts and weights.")] = 0,
 ) -> None:
     """Compare no cache, a cache of the full prompt, and a gist: bytes, speed, quality."""
-    from rich.console import Console
-
     from ...server.commands.sizes import parse_size
+    from ...server.commands.terminal import out
+    from ..load.errors import LoadError
+    from ..results import write_result
     from .compare import compare
-    from .inputs import parse_lengths, read_labelled, read_prompts
+    from .inputs import parse_lengths, read_prompts
     from .model_choice import choose_model
-    from .settings import PromptsSettings, SharedPrefix
+    from .settings import PromptsSettings, ServerSettings, SharedPrefix
 
-    console = Console()
     if report:
-        _print(_read(output), output, console)
+        _print(_read(output), output)
         return
     try:
         with TemporaryDirectory(prefix="gistserve-") as folder:
-            console.print("preparing the model", style="dim")
+            out.print("preparing the model", style="dim")
             chosen = choose_model(
                 model,
                 Path(folder),
@@ -110,12 +110,23 @@ def prompts(
                 dtype=dtype,
             )
             texts = read_prompts(prompt or ())
+            if texts and lengths:
+                raise LoadError("--lengths makes prompts up: give it or --prompt, not both.")
+            levels = sorted({1, *(concurrency or (8, 32))})
             settings = PromptsSettings(
-                server=chosen.server(device, dtype, kv_cache_memory),
+                server=ServerSettings(
+                    chosen.model,
+                    chosen.adapter,
+                    device,
+                    dtype,
+                    kv_cache_memory,
+                    max_num_seqs=max(*levels, shared_concurrency),
+                ),
+                title=chosen.title,
                 trained=chosen.trained,
                 prompts=texts,
                 lengths=parse_lengths(lengths) if lengths else (),
-                concurrencies=tuple(sorted({1, *(concurrency or (8, 32))})),
+                concurrencies=levels,
                 requests=requests,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
@@ -127,24 +138,16 @@ def prompts(
                 )
                 if shared_prompts
                 else None,
-                labelled=read_labelled(inputs, texts, examples)
-                if inputs
-                else chosen.own_inputs(examples, seed),
+                labelled=chosen.labelled(inputs, texts, examples, seed),
                 max_tokens=max_tokens,
                 seed=seed,
             )
-            result = compare(settings, console)
+            result = compare(settings, out)
     except ValueError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-    _write(result, output)
-    _print(result, output, console)
-
-
-def _write(result: dict[str, Any], output: Path) -> None:
-    from ..results import write_result
-
     write_result(output, result)
+    _print(result, output)
 
 
 def _read(output: Path) -> dict[str, Any]:
@@ -156,10 +159,11 @@ def _read(output: Path) -> dict[str, Any]:
     return result
 
 
-def _print(result: dict[str, Any], output: Path, console: Any) -> None:
+def _print(result: dict[str, Any], output: Path) -> None:
+    from ...server.commands.terminal import out
     from .plot import plot_prompts
     from .report import print_report
 
-    print_report(result, console)
+    print_report(result, out)
     plot_prompts(result, output.with_suffix(".png"))
     typer.echo(f"{output}, {output.with_suffix('.png')}")

@@ -15,6 +15,7 @@ from ..load.errors import LoadError
 from ..load.probe import probe
 from ..load.target import Target
 from .arm import Arm
+from .bench import Bench, OnStep
 from .fidelity import fidelity
 from .quality import Quality
 from .room import Room
@@ -22,7 +23,7 @@ from .served import MODEL, serving
 from .settings import PromptsSettings
 from .shared_prefix import SharedPrefixLoad
 from .summary import summarise_prompts, summarise_quality, summarise_shared
-from .sweep import Bench, OnStep, Sweep
+from .sweep import Sweep
 
 # Tokens of synthetic prompts where none are asked for, and by how much they may be missed.
 _LENGTHS = (64, 256, 1024, 4096, 8192)
@@ -41,9 +42,9 @@ def compare(settings: PromptsSettings, console: Console) -> dict[str, Any]:
         on_step = status.update if console.is_terminal else console.print
         with serving(settings.server) as url:
             result = asyncio.run(_compare(settings, url, on_step))
-        if settings.labelled and settings.trained:
+        if settings.labelled and settings.server.adapter is not None:
             on_step("comparing next-token distributions")
-            result["quality"]["fidelity"] = fidelity(settings)
+            result["quality"]["fidelity"] = fidelity(settings, settings.server.adapter)
     return result
 
 
@@ -54,6 +55,7 @@ async def _compare(settings: PromptsSettings, url: str, on_step: OnStep) -> dict
         info = await get_json(session, f"{url}/server_info")
         bench = await _bench(settings, target, session, info, on_step)
         served = next(model for model in info["models"] if model["name"] == MODEL)
+        del served["root"]  # a folder of this machine, and often a temporary one
         arms = list(Arm) if served["gist_tokens"] else [Arm.none, Arm.prefix]
         own = (served["gist_tokens"] or 0) + settings.input_tokens + settings.output_tokens
         prompts = settings.prompts or _synthetic(bench, bench.room.max_model_len - own)
@@ -63,7 +65,7 @@ async def _compare(settings: PromptsSettings, url: str, on_step: OnStep) -> dict
             shared = await SharedPrefixLoad(bench, settings.shared, own).run()
         answered = await Quality(bench, arms).run() if settings.labelled else None
     return {
-        "model": {**served, "root": None, "trained": settings.trained},
+        "model": {**served, "name": settings.title, "trained": settings.trained},
         "arms": [arm.value for arm in arms],
         "workload": {
             "input_tokens": settings.input_tokens,

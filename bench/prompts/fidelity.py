@@ -16,7 +16,7 @@ from ...training.gist.evaluation import evaluate_gist
 from .settings import PromptsSettings
 
 
-def fidelity(settings: PromptsSettings) -> dict[str, Any]:
+def fidelity(settings: PromptsSettings, adapter_folder: Path) -> dict[str, Any]:
     """Measures of `evaluate_gist` by arm (`full`, `gist`, `none`) on the right answers.
 
     They need the distributions of all tokens, which no HTTP interface gives, and so are computed
@@ -27,8 +27,7 @@ def fidelity(settings: PromptsSettings) -> dict[str, Any]:
     server = settings.server
     device = None if server.device == "auto" else server.device
     model, tokenizer = load_model(server.model, torch.float32, device)
-    folder = server.adapter or Path(server.model) / "gist_adapter"
-    adapter = GistAdapter.load(folder, model.device)
+    adapter = GistAdapter.load(adapter_folder, model.device)
     limits = Limits(
         max_tokens=int(model.config.get_text_config().max_position_embeddings),
         gist_tokens=adapter.config.num_gist_tokens,

@@ -11,9 +11,9 @@ import torch
 from ...compress.config import GistConfig
 from ...server.demo import EMBEDDED_MODEL
 from ..load.errors import LoadError
-from .inputs import embedded_policies
+from .inputs import embedded_policies, read_labelled
 from .random_model import SHAPES, write_random_model, write_untrained_adapter
-from .settings import Labelled, ServerSettings
+from .settings import Labelled
 
 _EMBEDDED = "embedded"
 _MAX_MODEL_LEN = 16_384
@@ -24,23 +24,34 @@ class ModelChoice:
     """What is served.
 
     Attributes:
+        title: for people.
         model: folder or hub name.
         adapter: folder; None where the model has none, and gists cannot be compared.
         trained: whether weights and adapter are, so that quality can be measured.
     """
 
+    title: str
     model: str
     adapter: Path | None
     trained: bool
 
-    def server(self, device: str, dtype: str, kv_cache_memory: str | None) -> ServerSettings:
-        return ServerSettings(self.model, self.adapter, device, dtype, kv_cache_memory)
+    def labelled(
+        self, place: str | None, prompts: dict[str, str], count: int, seed: int
+    ) -> Sequence[Labelled]:
+        """At most `count` labelled inputs, of the file or the embedded model's own policies.
 
-    def own_inputs(self, count: int, seed: int) -> Sequence[Labelled]:
-        """The embedded model's policies; of other models nothing is known."""
-        if not self.trained or self.model != str(EMBEDDED_MODEL):
-            return ()
-        return embedded_policies(count, seed)
+        Raises:
+            LoadError: as `read_labelled`, and for a file where there is no quality to measure.
+        """
+        if place is not None and not self.trained:
+            raise LoadError(
+                f"{self.title} has no quality to measure, as its weights or its adapter are "
+                "untrained: leave --inputs out."
+            )
+        if place is not None:
+            return read_labelled(place, prompts, count)
+        own = self.trained and self.model == str(EMBEDDED_MODEL)
+        return embedded_policies(count, seed) if own else ()
 
 
 def choose_model(
@@ -65,6 +76,7 @@ def choose_model(
     """
     if adapter is not None and (untrained_gists is not None or random_shape is not None):
         raise LoadError("--adapter is trained for one model: give it with --model alone.")
+    title = model if random_shape is None else f"random weights of {random_shape}"
     if random_shape is not None:
         model = str(folder / random_shape)
         write_random_model(
@@ -82,4 +94,5 @@ def choose_model(
     if adapter is None and own.is_dir():
         adapter = own
     untrained = adapter is not None and GistConfig.load(adapter).training.get("untrained")
-    return ModelChoice(model, adapter, trained=not untrained and random_shape is None)
+    trained = not untrained and random_shape is None
+    return ModelChoice(Path(title).name, model, adapter, trained)

@@ -14,8 +14,8 @@ from ..load.registered import registered
 from ..load.sample import Sample
 from ..load.workload import LoadRequest
 from .arm import Arm, check_hits
+from .bench import Bench
 from .settings import Labelled
-from .sweep import Bench
 
 # Prompts that are registered at once, and requests at a time.
 _GROUP = 16

@@ -27,9 +27,10 @@ def arms_table(result: dict[str, Any]) -> Table:
     """One row a prompt and arm."""
     levels = [str(level) for level in result["workload"]["concurrencies"]]
     budget = size(result["budget_bytes"])
+    rounds = result["workload"]["rounds"]
     table = Table(
-        title=f"prompts by arm: medians over {result['workload']['rounds']} round(s); tokens/s are "
-        "output tokens, that many requests at a time"
+        title=f"{result['model']['name']}: prompts by arm, medians over {rounds} round(s); "
+        "tokens/s are output tokens, that many requests at a time"
     )
     table.add_column("prompt\ntokens", justify="right")
     table.add_column("arm", no_wrap=True)

@@ -13,7 +13,7 @@ class ServerSettings:
 
     Attributes:
         model: folder or hub name.
-        adapter: folder of its gist adapter; None for the one in the model's folder, or none.
+        adapter: folder of its gist adapter; None where it has none.
     """
 
     model: str
@@ -21,7 +21,7 @@ class ServerSettings:
     device: str = "auto"
     dtype: str = "auto"
     kv_cache_memory: str | None = None
-    max_num_seqs: int = 64
+    max_num_seqs: int = 32
 
     def arguments(self, name: str, store: Path) -> list[str]:
         """For `gistserve serve`. Nothing but registered prompts is kept between requests."""
@@ -62,6 +62,7 @@ class PromptsSettings:
     """What is measured.
 
     Attributes:
+        title: of the model, for people.
         prompts: texts by name; they come instead of synthetic ones.
         lengths: tokens of synthetic prompts; empty for all that the model takes of 64 to 8,192.
         concurrencies: requests at a time; 1 is among them.
@@ -70,14 +71,16 @@ class PromptsSettings:
         input_tokens, output_tokens: of a request beside its prompt, and of its answer.
         budget: bytes that prompts may take.
         rounds: in which the arms take turns.
-        cell_seconds: longest measurement: what would take longer is left out, and said so.
+        cell_seconds: longest measurement of more than one request at a time; what would take longer
+            is left out, and said so.
         shared: None to leave that workload out.
         labelled: to measure quality by; empty for none.
-        trained: whether the adapter is, so that its quality means something.
+        trained: whether model and adapter are, so that there is quality to measure.
         max_tokens: of an answer to a labelled input.
     """
 
     server: ServerSettings
+    title: str = ""
     prompts: dict[str, str] = field(default_factory=dict)
     lengths: Sequence[int] = ()
     concurrencies: Sequence[int] = (1, 8, 32)

@@ -10,9 +10,9 @@ import numpy as np
 from ..load.errors import LoadError
 from ..load.registered import registered
 from .arm import KEPT, Arm, rotated
+from .bench import Bench
 from .load_cell import load_cell
 from .settings import SharedPrefix
-from .sweep import Bench
 
 # Length of a prompt where the model takes it, and by how much a synthetic one may miss its length.
 _PROMPT_TOKENS = 1000

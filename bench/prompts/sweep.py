@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-import numpy as np
-
-from ..load.client import LoadClient
-from ..load.lengths import Lengths
 from ..load.registered import registered
-from ..load.words import TokensPerWord
-from ..load.workload import LoadRequest, Workload
+from ..load.workload import LoadRequest
 from .arm import Arm, rotated
+from .bench import Bench
 from .load_cell import load_cell, middle
-from .room import Room
-from .settings import PromptsSettings
-
-OnStep = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every measurement on the server needs.
-
-    Attributes:
-        tokens: how the model's tokenizer splits words.
-        on_step: called with a line before each measurement.
-    """
-
-    settings: PromptsSettings
-    client: LoadClient
-    session: aiohttp.ClientSession
-    tokens: TokensPerWord
-    room: Room
-    on_step: OnStep
-
-    def requests(
-        self, prompts: Sequence[str], ids: Sequence[str | None], count: int, *seed: int
-    ) -> list[LoadRequest]:
-        """`count` requests over the prompts; the same seed gives the same inputs."""
-        settings = self.settings
-        inputs = Lengths("fixed", settings.input_tokens)
-        outputs = Lengths("fixed", settings.output_tokens)
-        workload = Workload(0, inputs, inputs, outputs)
-        rng = np.random.default_rng((settings.seed, *seed))
-        return workload.draw_requests(count, prompts, ids, self.tokens, rng)
 
 
 class Sweep:

@@ -10,9 +10,9 @@ from gistserve.bench.load.client import LoadClient, open_session
 from gistserve.bench.load.endpoint import Endpoint
 from gistserve.bench.load.target import Target
 from gistserve.bench.load.words import TokensPerWord
+from gistserve.bench.prompts.bench import Bench
 from gistserve.bench.prompts.room import Room
 from gistserve.bench.prompts.settings import PromptsSettings
-from gistserve.bench.prompts.sweep import Bench
 
 from ..fake_server import DONE, FakeServer, StartServer, Step, data, text, usage
 

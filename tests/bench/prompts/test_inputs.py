@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from gistserve.bench.cli import app
 from gistserve.bench.load.errors import LoadError
 from gistserve.bench.prompts.inputs import parse_lengths, read_labelled, read_prompts
 from gistserve.bench.prompts.settings import Labelled
+from typer.testing import CliRunner
 
 
 def write_rows(path: Path, *rows: dict[str, str]) -> str:
@@ -53,3 +55,12 @@ def test_what_is_wrong_with_inputs_is_told(tmp_path: Path) -> None:
     empty = write_rows(tmp_path / "empty.jsonl")
     with pytest.raises(LoadError, match="no records"):
         read_labelled(empty, {"a": "A"}, None)
+
+
+def test_prompts_of_ones_own_and_lengths_exclude_each_other(tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("rules")
+    words = ["prompts", "--prompt", str(prompt), "--lengths", "64"]
+    done = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "out.json")])
+    assert done.exit_code == 1
+    assert "--lengths makes prompts up" in done.output

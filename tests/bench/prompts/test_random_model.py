@@ -8,6 +8,7 @@ from gistserve.bench.gpu.model_shapes import ModelShape
 from gistserve.bench.load.errors import LoadError
 from gistserve.bench.prompts import model_choice
 from gistserve.bench.prompts.model_choice import choose_model
+from gistserve.bench.prompts.settings import Labelled, ServerSettings
 from gistserve.compress.adapter import GistAdapter
 from gistserve.compress.fingerprint import differing_parts, model_fingerprint
 from gistserve.server.demo import EMBEDDED_MODEL
@@ -31,7 +32,9 @@ def test_random_weights_come_with_an_untrained_adapter_that_fits(
     )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not chosen.trained
-    assert chosen.own_inputs(5, 0) == ()
+    assert chosen.labelled(None, {}, 5, 0) == ()
+    with pytest.raises(LoadError, match="random weights of 135m has no quality"):
+        chosen.labelled("inputs.jsonl", {}, 5, 0)
     model, tokenizer = load_model(chosen.model, None, "cpu")
     assert model.dtype == torch.bfloat16
     assert model.config.num_hidden_layers == 2
@@ -41,7 +44,9 @@ def test_random_weights_come_with_an_untrained_adapter_that_fits(
     assert adapter.config.num_gist_tokens == 3
     base = model_fingerprint(model, tokenizer, source=chosen.model)
     assert not differing_parts(adapter.config.base_fingerprint, base)
-    words = chosen.server("cpu", "bfloat16", "1GiB").arguments("name", tmp_path / "store")
+    settings = ServerSettings(chosen.model, chosen.adapter, kv_cache_memory="1GiB")
+    words = settings.arguments("name", tmp_path / "store")
+    assert words[words.index("--kv-cache-memory") + 1] == "1GiB"
     assert words[words.index("--gist-adapter") + 1] == str(chosen.adapter)
     assert "--no-prefix-caching" in words
 
@@ -52,9 +57,12 @@ def test_the_embedded_model_brings_adapter_and_inputs(tmp_path: Path) -> None:
     )
     assert chosen.trained
     assert chosen.adapter == EMBEDDED_MODEL / "gist_adapter"
-    inputs = chosen.own_inputs(4, 0)
+    inputs = chosen.labelled(None, {}, 4, 0)
     assert len({row.prompt for row in inputs}) == 4
-    assert inputs == chosen.own_inputs(4, 0) != chosen.own_inputs(4, 1)
+    assert inputs == chosen.labelled(None, {}, 4, 0) != chosen.labelled(None, {}, 4, 1)
+    place = tmp_path / "rows.jsonl"
+    place.write_text('{"prompt": "p", "input": "i", "expected": "e"}')
+    assert chosen.labelled(str(place), {}, 4, 0) == [Labelled("p", "i", "e")]
 
 
 def test_an_adapter_and_random_weights_exclude_each_other(tmp_path: Path) -> None:

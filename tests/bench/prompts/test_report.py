@@ -73,7 +73,7 @@ def result() -> dict[str, Any]:
     labelled = [Labelled("p", "a", "one"), Labelled("p", "b", "two")]
     answers = {"none": ["one", "no"], "prefix": ["one", "no"], "gist": ["one", "two"]}
     return {
-        "model": {"trained": True},
+        "model": {"name": "tiny", "trained": True},
         "arms": [name.value for name in arms],
         "workload": {"concurrencies": [1, 8], "rounds": 2},
         "budget_bytes": 2**20,
