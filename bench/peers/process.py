@@ -20,6 +20,7 @@ from ..load.errors import LoadError
 _START_SECONDS = 900.0
 _STOP_SECONDS = 20.0
 _LOG_LINES = 15
+_SERVER_OPTIONS = ("GISTSERVE_", "LLAMA_ARG_")
 
 
 class PeerProcess:
@@ -54,8 +55,6 @@ class PeerProcess:
         Raises:
             LoadError: it cannot be started, ends, or takes too long; with the end of its log.
         """
-        number = str(self._threads)
-        threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
         try:
             with self._log.open("wb") as output, interrupts_deferred():
                 self._process = subprocess.Popen(
@@ -63,7 +62,7 @@ class PeerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | threads | {"HF_HUB_OFFLINE": "1"},
+                    env=_environment(self._threads),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -137,6 +136,20 @@ class PeerProcess:
             return httpx.get(self.url + self._ready_path, timeout=5.0).is_success
         except httpx.TransportError:
             return False
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Ours, without what would change a server's options unseen."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(_SERVER_OPTIONS)
+    }
+    number = str(threads)
+    return kept | {
+        "OMP_NUM_THREADS": number,
+        "MKL_NUM_THREADS": number,
+        # The model is a folder; nobody shall wait for the hub.
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ import aiohttp
 import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from ...server.signals import terminate_as_interrupt
 from ..load.client import LoadClient, open_session
@@ -49,6 +50,7 @@ def compare(settings: PeersSettings, console: Console, save: Save) -> dict[str, 
         missing: dict[str, str] = {}
         with console.status("looking for peers"):
             peers = _found(settings, missing)
+        disable_progress_bar()
         with console.status("writing the model"):
             plan = _plan(settings, Path(work))
             peers = _with_gguf(settings, plan, peers, missing)
@@ -117,28 +119,32 @@ def _running(
     """The servers, started and asleep; a peer that does not start goes to `missing`."""
     running: list[tuple[Peer, PeerProcess]] = []
     try:
-        for number, peer in enumerate(peers):
-            with console.status(f"starting {peer.name}"):
-                process = PeerProcess(
-                    lambda port, peer=peer: [*peer.program, *peer.options(plan, port)],  # type: ignore[misc]
-                    peer.ready_path,
-                    plan.work / f"server{number}.log",
-                    plan.threads,
-                )
-                running.append((peer, process))
-                try:
+        for peer in peers:
+            process = _process(peer, plan)
+            running.append((peer, process))
+            try:
+                with console.status(f"starting {peer.name}"):
                     process.start()
-                except LoadError as error:
-                    if isinstance(peer, OurServer):
-                        raise LoadError(f"{peer.name} {error}") from error
-                    missing[peer.name] = str(error)
-                    running.pop()
-                    process.stop()
                 process.sleep()
+            except LoadError as error:
+                if peer is peers[0]:
+                    raise LoadError(f"{peer.name} {error}") from error
+                missing[peer.name] = str(error)
+                running.pop()
+                process.stop()
         yield running
     finally:
         for _, process in running:
             process.stop()
+
+
+def _process(peer: Peer, plan: Plan) -> PeerProcess:
+    return PeerProcess(
+        lambda port: [*peer.program, *peer.options(plan, port)],
+        peer.ready_path,
+        plan.work / f"{peer.name}.log",
+        plan.threads,
+    )
 
 
 class _Comparison:

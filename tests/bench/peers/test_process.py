@@ -109,8 +109,14 @@ def test_a_server_that_is_never_ready_is_told(log: Path, monkeypatch: pytest.Mon
     assert not process.is_alive()
 
 
-def test_threads_are_told_to_the_process(log: Path) -> None:
-    code = "import os, sys; sys.exit(os.environ['OMP_NUM_THREADS'] + os.environ['MKL_NUM_THREADS'])"
+def test_threads_are_told_and_options_in_the_environment_left_out(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GISTSERVE_API_KEY", "secret")
+    monkeypatch.setenv("LLAMA_ARG_THREADS", "9")
+    monkeypatch.setenv("KEPT", "kept")
+    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "GISTSERVE_API_KEY", "LLAMA_ARG_THREADS", "KEPT"]
+    code = f"import os, sys; sys.exit(str([os.environ.get(name) for name in {names}]))"
     process = PeerProcess(lambda port: [fake_program()[0], "-c", code], "/", log, threads=7)
-    with pytest.raises(LoadError, match="77"):
+    with pytest.raises(LoadError, match=r"\['7', '7', None, None, 'kept'\]"):
         process.start()
