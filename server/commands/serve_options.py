@@ -83,6 +83,20 @@ class ServeOptions:
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8000
     api_key: Annotated[str | None, typer.Option(help="Key that clients must send.")] = None
+    cors_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            help="Web page that may call from a browser, as in https://example.com; * for all. "
+            "Repeatable.",
+        ),
+    ] = None
+    max_body_size: Annotated[
+        int,
+        typer.Option(
+            parser=_size, metavar="SIZE", show_default="16MiB", help="Largest request body."
+        ),
+    ] = 16 * 2**20
     device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto
     dtype: Annotated[Dtype, typer.Option(help="Format of weights and cache.")] = Dtype.auto
     max_model_len: Annotated[

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 import torch
-from huggingface_hub.utils import disable_progress_bars
 from platformdirs import user_cache_path
 from transformers.utils import logging as transformers_logs
 
@@ -52,6 +51,8 @@ def server_settings(options: ServeOptions) -> ServerSettings:
     """What holds for the HTTP interface."""
     return ServerSettings(
         api_keys=() if options.api_key is None else (options.api_key,),
+        cors_origins=tuple(options.cors_origins or ()),
+        max_body_bytes=options.max_body_size,
         max_queue=options.max_queue,
         max_queue_tokens=options.max_queue_tokens,
         queue_timeout=options.queue_timeout,
@@ -104,4 +105,3 @@ def _use_our_logs(style: LogFormat) -> None:
     transformers_logs.enable_propagation()
     if style is LogFormat.json:
         transformers_logs.disable_progress_bar()
-        disable_progress_bars()

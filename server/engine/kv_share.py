@@ -58,7 +58,7 @@ def _fractions(claims: Mapping[str, KVClaim]) -> dict[str, Fraction]:
         for name, claim in claims.items()
         if claim.share is not None
     }
-    rest = 1 - sum(fixed.values())
+    rest = 1 - sum(fixed.values(), Fraction(0))
     others = {
         name: claim.demand.sequence_blocks * claim.demand.block_bytes
         for name, claim in claims.items()
@@ -70,9 +70,9 @@ def _fractions(claims: Mapping[str, KVClaim]) -> dict[str, Fraction]:
             + (f", which leaves nothing for {', '.join(others)}" if rest == 0 else ", more than 1")
         )
     weights = sum(others.values())
-    return {
-        name: fixed[name] if name in fixed else rest * others[name] / weights for name in claims
-    }
+    in_proportion = {name: rest * Fraction(weight, weights) for name, weight in others.items()}
+    parts = fixed | in_proportion
+    return {name: parts[name] for name in claims}
 
 
 def _grant(name: str, claim: KVClaim, fraction: Fraction, total: int, capped: bool) -> KVGrant:

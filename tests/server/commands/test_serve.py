@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gistserve.server.api.authentication import owner_of_key
 from gistserve.server.cli import app
 from gistserve.server.demo.process import ServerProcess
 from openai import OpenAI
@@ -123,6 +124,33 @@ def test_the_server_says_where_it_is_and_how_to_ask(server: ServerProcess) -> No
     assert "secret" not in said
 
 
+def test_a_request_leaves_a_line_without_its_text_or_key(server: ServerProcess) -> None:
+    question = [{"role": "user", "content": "Where are the wombats?"}]
+    answer(server, model="org/tiny", messages=question, extra_headers={"X-Request-Id": "mine-1"})
+    line = wait_for_line(server, "request_id=mine-1")
+    for part in (
+        "INFO    request ",
+        "method=POST path=/v1/chat/completions status=200",
+        f"key={owner_of_key('secret')[:8]}",
+        "model=org/tiny",
+        "completion_tokens=8 finish_reason=length",
+        "e2e_ms=",
+    ):
+        assert part in line
+    whole = server.log_tail(1000)
+    assert "wombats" not in whole and "secret" not in whole
+
+
+def wait_for_line(server: ServerProcess, part: str) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for line in server.log_tail(1000).splitlines():
+            if part in line:
+                return line
+        time.sleep(0.05)
+    raise AssertionError(f"no line with {part!r} in {server.log_tail(1000)}")
+
+
 def test_a_server_ends_cleanly_and_keeps_its_prompts(chat_model: Path, tmp_path: Path) -> None:
     arguments = ["--model", str(chat_model), "--store", str(tmp_path / "store")]
     with ServerProcess(arguments, tmp_path / "first.log") as first:
@@ -132,11 +160,14 @@ def test_a_server_ends_cleanly_and_keeps_its_prompts(chat_model: Path, tmp_path:
         assert second_on_same_store.exit_code == 1
         assert str(tmp_path / "store") in " ".join(second_on_same_store.stderr.split())
         assert first.stop() == 0, first.log_tail()
-    with ServerProcess(arguments, tmp_path / "second.log") as second:
+    with ServerProcess([*arguments, "--log-format", "json"], tmp_path / "second.log") as second:
         second.wait_until_ready()
         assert "kept" in run(second, "prompts", "list")
         said = run(second, "chat", "--prompt", "kept", "-m", "Hello", "--max-tokens", "4")
         assert len(said.strip()) == 4
+        second.stop()
+        lines = [json.loads(line) for line in second.log_tail(1000).splitlines()]
+    assert {"serving a model", "ready", "request"} <= {line["message"] for line in lines}
 
 
 def demo_command(chat_model: Path, *arguments: str) -> list[str]:

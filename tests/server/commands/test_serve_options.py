@@ -28,6 +28,8 @@ WRITTEN = {
     "host": ("localhost", "localhost"),
     "port": ("0", 0),
     "api_key": ("secret", "secret"),
+    "cors_origins": ("https://a.example", ["https://a.example"]),
+    "max_body_size": ("1MiB", 2**20),
     "device": ("cpu", Device.cpu),
     "dtype": ("bfloat16", Dtype.bfloat16),
     "max_model_len": ("100", 100),
@@ -52,7 +54,11 @@ WRITTEN = {
     "store": ("some/store", Path("some/store")),
     "store_limit": ("3MB", 3 * 10**6),
 }
-FLAGS = {"models": "--model", "gist_adapters": "--gist-adapter"}
+FLAGS = {
+    "models": "--model",
+    "gist_adapters": "--gist-adapter",
+    "cors_origins": "--cors-origin",
+}
 
 
 class Parser:
@@ -251,6 +257,7 @@ def test_limits_of_the_http_interface(serve):
     given = serve.options(
         *("--max-queue", "7", "--max-queue-tokens", "900"),
         *("--queue-timeout", "2.5", "--request-timeout", "60"),
+        *("--cors-origin", "https://a", "--cors-origin", "https://b", "--max-body-size", "1MiB"),
         *("--prompt-memory", "1MiB", "--prompt-host-memory", "2GiB"),
     )
     assert serving.server_settings(given) == ServerSettings(
@@ -258,6 +265,8 @@ def test_limits_of_the_http_interface(serve):
         max_queue_tokens=900,
         queue_timeout=2.5,
         request_timeout=60.0,
+        cors_origins=("https://a", "https://b"),
+        max_body_bytes=2**20,
         prompt_memory=PromptMemory(device=2**20, host=2**31),
     )
     assert serving.server_settings(serve.options()) == ServerSettings()

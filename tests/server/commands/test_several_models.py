@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from gistserve.compress.sparse import save_sparse, sparsify
+from gistserve.server.commands.announcement import announce
 from gistserve.server.commands.model_loading import load_served_models
 from gistserve.server.commands.model_options import ModelOptions, model_from_mapping
 from gistserve.server.engine.config import EngineConfig
 from gistserve.server.engine.loader import load_model
 from gistserve.server.engine.request import Request, RequestOutput, SamplingParams
+from gistserve.server.logs import LogFormat
 
 from ...chat_model import byte_tokenizer
 from ...families import tiny_model
@@ -107,6 +109,21 @@ def test_memory_for_less_than_a_sequence(folders, caplog) -> None:
     served = load(folders, MIB // 4)
     assert served["teacher"].max_model_len < 256
     assert "teacher is served with at most" in caplog.text
+
+
+def test_what_is_announced_can_be_asked(folders, capsys) -> None:
+    served = load(folders, 3 * MIB)
+    student = served["student"]
+    announce([student, served["teacher"]], "http://127.0.0.1:1", True, LogFormat.text)
+    said = " ".join(capsys.readouterr().out.split())
+    info = student.engine.info
+    assert f"student: up to {info.max_model_len} tokens" in said
+    assert f"KV cache of {info.num_blocks * info.block_size} tokens" in said
+    assert "http://127.0.0.1:1/v1/chat/completions" in said
+    student.tokenizer.chat_template = None
+    announce([student], "http://127.0.0.1:1", False, LogFormat.text)
+    said = capsys.readouterr().out
+    assert "http://127.0.0.1:1/v1/completions" in said and "/chat/" not in said
 
 
 def test_sparse_layers_are_made_ready_for_the_batches_to_come(folders, monkeypatch) -> None:
