@@ -21,6 +21,12 @@ if find_spec("hypothesis") is not None:  # the tests of a GPU need none, and may
     settings.load_profile("untimed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=25, help="kill -9 so often in the tests of the prompt store"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked ``gpu`` where there is none."""
     if torch.cuda.is_available():

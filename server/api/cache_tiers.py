@@ -145,6 +145,8 @@ class CacheTiers:
         held = entry.cache
         self._host.keep(held, cache)
         device = self._devices[held.model]
+        if device.turn.locked():
+            return
         async with device.turn:
             if held.pinned is not None or not device.has_idle_room(held):
                 return

@@ -1,6 +1,7 @@
 """Request bodies of the prompt resource."""
 
 import json
+import math
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ def ttl_seconds(ttl: str) -> int:
     """
     if not _TTL.fullmatch(ttl):
         raise ValueError('must be seconds such as "3600s"')
-    seconds = int(-(-Decimal(ttl[:-1]) // 1))
+    seconds = math.ceil(Decimal(ttl[:-1]))
     if not 0 < seconds <= MAX_TTL_SECONDS:
         raise ValueError("must be more than 0 seconds and at most ten years")
     return seconds

@@ -80,7 +80,8 @@ def list_prompts(
         return
     table = Table(box=None)
     table.add_column("id", no_wrap=True)
-    for column in ("name", "model", "method", "tokens", "slots", "bytes", "tier", "expires", "used", "saved"):
+    columns = ("name", "model", "method", "tokens", "slots", "bytes", "tier", "expires", "used")
+    for column in (*columns, "saved"):
         table.add_column(column, overflow="fold")
     for prompt in prompts:
         made = prompt["compression"]

@@ -55,9 +55,9 @@ def change_much(store: GistStore) -> list[PromptRecord]:
     twin = store.put(record_of([3], owner="me"), cache_of([3]))
     store.count_use(twin.id, tokens_saved=4, at=7.0)
     replaced = store.put(replaced, cache_of([2], seed=5))
-    store.delete(deleted.id)
     store.flush()
     changed = store.edit(changed.id, name="b", metadata={"x": 1})
+    store.delete(deleted.id)  # last, so that no other change flushes its directory
     return sorted([changed, replaced, store.get(twin.id)], key=lambda record: record.id)
 
 

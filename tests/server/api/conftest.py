@@ -161,13 +161,14 @@ class Sites:
     served: ServedModels
     directory: Path
     settings: ServerSettings = field(default_factory=ServerSettings)
+    store_limit: int | None = None
     clock: Clock = field(default_factory=Clock)
 
     @asynccontextmanager
     async def open(
         self, models: ServedModels | None = None, **settings: Any
     ) -> AsyncIterator[Site]:
-        with GistStore(self.directory) as store:
+        with GistStore(self.directory, max_bytes=self.store_limit) as store:
             app = create_app(
                 models or self.served,
                 store,
