@@ -41,5 +41,7 @@ def _or_null(field: dict[str, Any]) -> dict[str, Any]:
     null = {"type": "null"}
     if null in field.get("anyOf", ()):
         return field
-    told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+    told: dict[str, Any] = {
+        key: field.pop(key) for key in ("title", "description", "default") if key in field
+    }
     return {"anyOf": [field, null], **told}
