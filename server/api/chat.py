@@ -13,11 +13,12 @@ from .chat_tools import ChatTools
 from .context import ApiContext, api_context, owner
 from .errors import bad_value
 from .generation import check_fits
+from .json_route import JsonRoute
 from .openapi import streamed_responses
 from .schemas import ChatBody, plain_message, prompt_values, referenced_prompt
 from .tool_schemas import ToolUse
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
 
 @router.post(

@@ -13,6 +13,7 @@ from .arrival import arrival_of
 from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
 from .generation import Choice, Generation, Piece, PreparedPrompt, check_fits
+from .json_route import JsonRoute
 from .logprobs import completion_logprobs
 from .openapi import streamed_responses
 from .prompt_entry import PromptEntry
@@ -20,7 +21,7 @@ from .prompt_variables import fill
 from .reply import Reply
 from .schemas import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, CompletionBody, check_token_ids
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=JsonRoute)
 
 
 @router.post(

@@ -19,12 +19,13 @@ from .context import ApiContext, ModelDesk, api_context
 from .embedding_schemas import EmbeddingBody
 from .errors import ApiError, bad_value
 from .generation import AnswerSettings, Generation, PreparedPrompt, check_fits
+from .json_route import JsonRoute
 from .openapi import GENERATION_ERRORS, error_responses
 from .schemas import check_token_ids
 from .served_models import ServedModel
 from .streaming import until_disconnect
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], route_class=JsonRoute)
 
 
 @router.post(

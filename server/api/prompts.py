@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, Response
 from .answers import Prompt, PromptDeleted, PromptList
 from .context import ApiContext, api_context, owner
 from .errors import bad_value, model_not_found
+from .json_route import JsonRoute
 from .openapi import error_responses
 from .prompt_schemas import PromptBody, PromptPatch
 
-router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
+router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=JsonRoute)
 
 
 @router.post(

@@ -11,12 +11,13 @@ from .chat_prompt import prepare_chat
 from .chat_tools import ChatTools
 from .context import ApiContext, api_context, owner
 from .generation import AnswerSettings, check_fits
+from .json_route import JsonRoute
 from .openapi import streamed_responses
 from .response_reply import ResponseReply
 from .response_schemas import ResponseBody
 from .schemas import prompt_values, referenced_prompt
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=JsonRoute)
 
 
 @router.post(

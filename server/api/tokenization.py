@@ -8,10 +8,11 @@ from .answers import DetokenizedText, TokenizedText
 from .chat_prompt import chat_token_ids
 from .context import ApiContext, ModelDesk, api_context, owner
 from .errors import bad_value
+from .json_route import JsonRoute
 from .openapi import error_responses
 from .schemas import DetokenizeBody, TokenizeBody, check_token_ids, plain_message
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
 
 @router.post(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 MAX_LOGPROBS = 20
 """Most alternatives a token may be reported with (OpenAI's limit for chat)."""
 
+_LARGEST_TOP_K = 2**31 - 1
 _SEED_LOW, _SEED_HIGH = -(2**63), 2**64 - 1
 _TEMPERATURE_FLOOR = 1e-5
 
@@ -63,7 +64,7 @@ class SamplingParams:
         _check_number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise SamplingParamsError("top_p", "must be in (0, 1], got 0")
-        _check_int("top_k", self.top_k, -1)
+        _check_int("top_k", self.top_k, -1, _LARGEST_TOP_K)
         _check_number("min_p", self.min_p, 0.0, 1.0)
         _check_int("seed", self.seed, _SEED_LOW, _SEED_HIGH, optional=True)
         _check_token_ids("stop_token_ids", self.stop_token_ids)
@@ -77,9 +78,8 @@ class SamplingParams:
         _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, optional=True)
         _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.0, math.inf)
-        if self.repetition_penalty == 0.0:
-            raise SamplingParamsError("repetition_penalty", "must be greater than 0, got 0.0")
+        # Beyond, logits of half the width overflow or vanish.
+        _check_number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
         _check_token_ids("logit_bias", self.logit_bias)
         for token_id, bias in self.logit_bias.items():
             _check_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")

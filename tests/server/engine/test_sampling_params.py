@@ -18,6 +18,7 @@ from gistserve.server.engine.request import Request, SamplingParams, SamplingPar
         ("top_p", 0),
         ("top_p", 1.01),
         ("top_k", -2),
+        ("top_k", 2**31),
         ("min_p", 1.5),
         ("seed", 2**64),
         ("seed", 0.5),
