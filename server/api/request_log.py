@@ -59,7 +59,8 @@ class RequestLogMiddleware:
 
 def _log(scope: Scope, arrival: Arrival, status: int | None) -> None:
     level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
-    if status is None or status >= 500:
+    stream_failed = status == 200 and arrival.error is not None
+    if status is None or status >= 500 or stream_failed:
         level = logging.WARNING
     if logger.isEnabledFor(level):
         logger.log(level, "request", extra={"fields": _fields(scope, arrival, status)})

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import ApiError
+from .arrival import Arrival, arrival_of
+from .errors import ApiError, unexpected
 
 logger = logging.getLogger(__name__)
 
@@ -59,35 +60,40 @@ class EventStream(Response):
         self._write_error = write_error or _plain_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = arrival_of(HTTPConnection(scope))
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
-                await self._send_all(send)
+                await self._send_all(send, arrival)
                 group.cancel_scope.cancel()
         finally:
             self._on_close()
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, arrival: Arrival) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             await send(start)
-            async for body in self._guarded():
+            async for body in self._guarded(arrival):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             return  # the client is gone
 
-    async def _guarded(self) -> AsyncIterator[bytes]:
+    async def _guarded(self, arrival: Arrival) -> AsyncIterator[bytes]:
         try:
             async for body in self._events:
                 yield body
         except ApiError as error:
-            yield self._write_error(error)
+            yield self._last(error, arrival)
         except Exception:
             logger.exception("stream failed")
-            yield self._write_error(ApiError(500, "The server had an error on this request."))
+            yield self._last(unexpected(), arrival)
         if self._end:
             yield self._end
+
+    def _last(self, error: ApiError, arrival: Arrival) -> bytes:
+        arrival.error = error.code
+        return self._write_error(error)
 
 
 def _plain_error(error: ApiError) -> bytes:

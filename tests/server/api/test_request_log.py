@@ -2,10 +2,12 @@
 
 import logging
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from gistserve.server.api.authentication import owner_of_key
+from gistserve.server.api.generation import Generation
 from gistserve.server.logs import current_request
 
 from .conftest import GIST_MODEL, Site, Sites
@@ -127,6 +129,20 @@ async def test_an_unexpected_error_is_logged_under_its_id(site: Site, caplog, mo
     failed, request = [record for record in caplog.records if record.name.endswith("request_log")]
     assert "broken inside" in str(failed.exc_info) and request.levelname == "WARNING"
     assert (request.fields["status"], request.fields["error"]) == (500, "internal_error")
+
+
+async def test_a_stream_that_fails_is_told_by_its_code(site: Site, caplog, monkeypatch) -> None:
+    async def broken(_: Generation) -> AsyncIterator[None]:
+        raise RuntimeError("broken inside")
+        yield
+
+    monkeypatch.setattr(Generation, "pieces", broken)
+    caplog.set_level(logging.INFO, "gistserve")
+    answer = await site.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    assert answer.status_code == 200 and "server_error" in answer.text
+    (line,) = [record for record in caplog.records if record.message == "request"]
+    assert line.levelname == "WARNING"
+    assert (line.fields["error"], line.fields["finish_reason"]) == ("internal_error", "abort")
 
 
 async def test_probes_do_not_fill_the_log(site: Site, caplog) -> None:
