@@ -71,10 +71,19 @@ class LoadClient:
 
 
 @asynccontextmanager
-async def open_session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
-    """Connections to the target, as many as requests are in flight."""
+async def open_session(
+    target: Target, keep_alive: bool = True
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections to the target, as many as requests are in flight.
+
+    Without `keep_alive` every request gets a connection of its own.
+    """
     timeout = aiohttp.ClientTimeout(total=target.timeout)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+    connector = (
+        aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        if keep_alive
+        else aiohttp.TCPConnector(limit=0, force_close=True)
+    )
     async with aiohttp.ClientSession(
         headers=target.headers, timeout=timeout, connector=connector
     ) as session:

@@ -116,7 +116,10 @@ def peers(
     except (LoadError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-    plot_peers(result, output.with_suffix(".png"))
     print_report(result, console)
+    if not result["summary"]:
+        typer.echo("Error: every measurement was left out.", err=True)
+        raise typer.Exit(1)
+    plot_peers(result, output.with_suffix(".png"))
     if not report:
         typer.echo(f"written to {output}")

@@ -168,7 +168,8 @@ class _Comparison:
     async def run(self, save: Save) -> dict[str, Any]:
         """Warm up, then measure every round; see `compare`."""
         first = self._target(*self._processes[0])
-        async with open_session(first) as session:
+        # llama.cpp's server closes connections after streamed answers, though it promises not to.
+        async with open_session(first, keep_alive=False) as session:
             contestants = [
                 Contestant(peer, process, LoadClient(self._target(peer, process), session))
                 for peer, process in self._processes

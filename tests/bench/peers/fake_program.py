@@ -1,6 +1,6 @@
 """A program that stands in for a server: fixed answers, and faults that a test asks for.
 
-    python fake_program.py [--refuse-start] [--deaf] [--spin] [--extra-tokens N] ... --port PORT
+    python fake_program.py [--refuse-start] [--deaf] [--spin] ... --port PORT
 
 It counts a prompt's words as its tokens and answers with as many chunks as tokens are wanted.
 """
@@ -21,6 +21,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     extra_tokens = 0
+    hang_up = False
 
     def do_GET(self) -> None:
         self._send(b"{}")
@@ -37,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             "completion_tokens": count,
         }
         self._send(b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks))
+        self.close_connection = self.hang_up
 
     def _send(self, content: bytes) -> None:
         self.send_response(200)
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--refuse-start", action="store_true")
     parser.add_argument("--deaf", action="store_true", help="do not end when asked")
     parser.add_argument("--spin", action="store_true", help="take processor time while idle")
+    parser.add_argument("--hang-up", action="store_true", help="close connections unannounced")
     parser.add_argument("--extra-tokens", type=int, default=0)
     chosen, _ = parser.parse_known_args()
     if chosen.refuse_start:
@@ -63,6 +66,7 @@ def main() -> None:
     if chosen.spin:
         threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
     Handler.extra_tokens = chosen.extra_tokens
+    Handler.hang_up = chosen.hang_up
     print("listening", flush=True)
     ThreadingHTTPServer(("127.0.0.1", chosen.port), Handler).serve_forever()
 

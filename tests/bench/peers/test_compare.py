@@ -79,10 +79,17 @@ def test_figures_of_all_that_are_there_are_written(
     assert result["made_by"]["versions"]["torch"]
     picture = output.with_suffix(".png")
     picture.unlink()
-    again = CliRunner().invoke(app, ["peers", "--report", "--output", str(output)])
+    report = ["peers", "--report", "--output", str(output)]
+    again = CliRunner().invoke(app, report)
     assert again.exit_code == 0, again.output
     assert "transformers" in again.output
     assert picture.stat().st_size > 1000
+    refused = [{"round": 1, "concurrency": 1, "refused": "because"}]
+    output.write_text(json.dumps(result | {"measurements": refused, "summary": []}))
+    nothing = CliRunner().invoke(app, report)
+    assert nothing.exit_code == 1
+    assert "round 1, 1 at a time is left out: because" in nothing.output
+    assert "every measurement was left out" in nothing.output
 
 
 def test_a_peer_that_does_not_start_is_left_out_and_one_is_needed(
@@ -119,6 +126,15 @@ def test_counts_that_differ_are_refused_and_nothing_is_left_running(
     assert not (tmp_path / "peers.json").exists()
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(fakes["transformers"].program[1]) not in processes
+
+
+def test_a_server_that_hangs_up_unannounced_takes_part(
+    folder: Path, tmp_path: Path, fakes: dict[str, Any]
+) -> None:
+    fakes["transformers"] = FakePeer("transformers", "--hang-up")
+    done = compare(folder, tmp_path / "peers.json", "--requests", "20")
+    assert done.exit_code == 0, done.output
+    assert "left out" not in done.output
 
 
 def test_a_model_that_cannot_be_written_as_gguf_leaves_its_readers_out(
