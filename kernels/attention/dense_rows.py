@@ -118,11 +118,16 @@ class DenseRows:
     def _reserve(self, rows: int, slots: int) -> bool:
         if rows <= self._num_rows and slots <= self._num_slots:
             return True
-        rows = max(rows, self._num_rows)
-        slots = max(slots, self._num_slots)
-        # Growing refills every row, so with room to spare it is done for many steps at once.
-        for wanted in ((rows + rows // 2, slots + slots // 2), (rows, slots + slots // 4)):
-            roomy = (wanted[0], -(-(wanted[1] + 1) // _GROWTH) * _GROWTH)
+        most_rows, most_slots = max(rows, self._num_rows), max(slots, self._num_slots)
+        # Growing refills every row, so with room to spare it is done for many steps at once; where
+        # there is none, what longer or more sequences needed once is given up.
+        for wanted in (
+            (most_rows + most_rows // 2, most_slots + most_slots // 2),
+            (most_rows, most_slots + most_slots // 4),
+            (most_rows, most_slots),
+            (rows, slots),
+        ):
+            roomy = (wanted[0], -(-wanted[1] // _GROWTH) * _GROWTH)
             if self._bytes(*roomy) <= self._max_bytes:
                 self._allocate(*roomy)
                 return True

@@ -17,8 +17,9 @@ from .transfer import upload
 
 # Of the host's memory free after loading, which the page cache and other processes share.
 _CPU_SHARE = 0.25
-# Dense copies of running sequences, by which the CPU decodes, may take so much of the pool's size.
-_DENSE_SHARE = 0.5
+# Dense copies of running sequences, by which the CPU decodes, may take so much of the pool's size:
+# enough for a pool that is full of sequences of one length.
+_DENSE_SHARE = 1.0
 
 
 class KVPool:

@@ -132,6 +132,16 @@ def test_memory_is_bounded():
     assert not world.step([(0, 1, 4, A), (1, 1, 4, B)])
 
 
+def test_room_that_a_longer_sequence_took_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "_GROWTH", 1)
+    per_slot = KV_HEADS * (DIM + VALUE_DIM) * 4
+    world = World(max_bytes=12 * per_slot)
+    assert world.step([(0, 1, 12, A)])
+    assert world.step([(0, 1, 4, B), (1, 1, 6, C)])  # two rows of twelve would not fit
+    assert not world.step([(0, 1, 5, B), (1, 1, 7, C)])
+    assert world.step([(0, 1, 6, B), (1, 1, 4, A)])
+
+
 def test_one_run_of_pages_needs_no_row():
     world = World()
     assert not world.step([(0, 1, 5, [4, 5, 6])])
