@@ -65,14 +65,20 @@ def test_llama_cpp_computes_the_same_logits(tmp_path: Path, dtype: torch.dtype) 
     text = " time year people way day man thing woman life child world school state family"
     ids = tokenizer(text).input_ids
     llama = llama_cpp.Llama(
-        str(tmp_path / "model.gguf"), n_ctx=64, logits_all=True, n_threads=1, verbose=False
+        str(tmp_path / "model.gguf"),
+        n_ctx=64,
+        logits_all=True,
+        n_threads=1,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        verbose=False,
     )
     assert llama.tokenize(text.encode(), add_bos=True, special=True) == ids
     llama.eval(ids)
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
     error = np.abs(llama.scores[: len(ids)] - expected).max() / np.abs(expected).max()
-    assert error < (1e-3 if dtype == torch.float32 else 3e-2)
+    assert error < (1e-5 if dtype == torch.float32 else 2e-2)
 
 
 @pytest.mark.parametrize(
