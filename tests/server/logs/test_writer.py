@@ -112,6 +112,9 @@ def test_a_full_output_makes_nobody_wait_and_drops_are_told(pipe, monkeypatch):
         said: list[dict[str, Any]] = []
         while sum(1 if "number" in line else line["dropped"] for line in said) < 1000:
             said += read_whole_lines(reader)
+    os.set_blocking(reader, False)
+    with pytest.raises(BlockingIOError):  # each was told once
+        os.read(reader, 1)
     kept = [line["number"] for line in said if "number" in line]
     assert kept == sorted(kept) and kept[:50] == list(range(50)) and len(kept) < 1000
     told = [line for line in said if "dropped" in line]
