@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ...compress.sparse import sparse_modules
 from ...compress.sparse.compressed_tensors import is_compressed_tensors, load_compressed_tensors
 from ...kernels.sparse import DECODE_BATCH
 from .errors import ModelLoadError, UnsupportedModelError
+from .pooling import LAST_TOKEN, pooling_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def load_model(
     """Load a causal language model in evaluation mode, with its tokenizer.
 
     Safetensors only, and no code from the repository: a model folder cannot run anything here.
+    A model that was made for embeddings needs no head; it gets its input embeddings for one.
     Sparse checkpoints of gistserve, and of compressed-tensors where they are not quantised, become
     sparse linear layers, made ready for the device.
     transformers shows its progress bar while the weights load, unless the program has turned
@@ -70,16 +73,25 @@ def load_model(
         output_loading_info=True,
     )
     if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelLoadError(
-            f"{source}: {len(missing)} tensors are missing from its weights, {missing[0]!r} among "
-            "them; download the model again"
-        )
+        _complete(source, model, report["missing_keys"])
     logger.info("loaded %s: %s, %s, on %s", source, type(model).__name__, model.dtype, place)
     _call(source, "weights", model.eval().to, place)
     for module in sparse_modules(model).values():
         _call(source, "weights", module.prepare, decode_batch)
     return model, tokenizer
+
+
+def _complete(source: str, model: PreTrainedModel, missing: Collection[str]) -> None:
+    """Supplies the head of an embedding model; a ModelLoadError for whatever else is missing."""
+    head = model.get_output_embeddings()
+    of_head = {name for name, weight in model.named_parameters() if weight is head.weight}
+    if of_head.issuperset(missing) and pooling_of(source) == LAST_TOKEN:
+        head.weight = model.get_input_embeddings().weight
+        return
+    raise ModelLoadError(
+        f"{source}: {len(missing)} tensors are missing from its weights, {min(missing)!r} among "
+        "them; download the model again"
+    )
 
 
 def _load(source: str, config: PreTrainedConfig, **options: Any) -> Any:

@@ -66,6 +66,24 @@ def test_weights_that_lack_a_tensor(folder):
         load_model(folder, device="cpu")
 
 
+def test_an_embedding_model_without_a_head(folder):
+    """As Qwen3Model saves itself: no head, and names without those of the model around it."""
+    model = tiny_model("qwen3", tie_word_embeddings=False)
+    model.model.save_pretrained(folder)
+    with pytest.raises(ModelLoadError, match=r"lm_head\.weight"):
+        load_model(folder, device="cpu")
+    modules = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    loaded, _ = load_model(folder, device="cpu")
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = model.model(tokens).last_hidden_state
+        torch.testing.assert_close(loaded.model(tokens).last_hidden_state, expected)
+        assert loaded(tokens).logits.isfinite().all()
+
+
 def test_model_that_generates_no_text(folder):
     config(folder, model_type="t5")
     with pytest.raises(UnsupportedModelError, match="T5Config belongs to no causal language model"):
