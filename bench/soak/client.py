@@ -79,7 +79,8 @@ class SoakClient:
 
 
 async def _read_stream(response: aiohttp.ClientResponse, leave_after: int | None) -> Reply:
-    decoder, parts, events = EventDecoder(), [], 0
+    decoder, events = EventDecoder(), 0
+    parts: list[str] = []
     finished, error = False, None
     async for packet in response.content.iter_any():
         for data in decoder.feed(packet):

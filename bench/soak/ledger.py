@@ -26,6 +26,11 @@ class LedgerEntry:
     deleted: bool = False
 
 
+def id_of(entry: LedgerEntry | None) -> str | None:
+    """What a request names the prompt by, if it has one."""
+    return None if entry is None else entry.prompt_id
+
+
 class PromptLedger:
     """The acknowledged prompts by their place in the catalogue.
 

@@ -11,7 +11,7 @@ import aiohttp
 from .catalogue import SoakPrompt, SoakRequest
 from .client import SoakClient
 from .findings import Findings
-from .ledger import PromptLedger
+from .ledger import PromptLedger, id_of
 from .server import SoakServer
 from .workers import Load
 
@@ -69,7 +69,7 @@ async def check_quiet(load: Load, session: aiohttp.ClientSession) -> dict[str, A
     for request in list(load.answers)[:: max(1, len(load.answers) // 12)]:
         entry = None if request.prompt is None else load.ledger.find(request.prompt)
         if request.prompt is None or (entry is not None and load.ledger.must_exist(entry)):
-            reply = await load.client.chat(request.body(entry and entry.prompt_id, stream=False))
+            reply = await load.client.chat(request.body(id_of(entry), stream=False))
             load.judge(request, entry, reply, load.server.life)
     second = round(time.monotonic() - load.findings.began, 1)
     return {"second": second, "life": load.server.life, **gauges, **load.server.resources()}

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from .catalogue import SoakPrompt, SoakRequest
 from .client import Reply, SoakClient, leave_early
 from .findings import Findings
-from .ledger import LedgerEntry, PromptLedger
+from .ledger import LedgerEntry, PromptLedger, id_of
 from .server import SoakServer
 
 _BURST = 64
 _TTL = (4, 15)
+# How long a client waits that met a server on its way out.
+_RETRY_SECONDS = 1.0
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Load:
             finally:
                 self.busy -= 1
             if self.server.ending:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def idle(self) -> None:
         """Returns when no worker is in the middle of something."""
@@ -55,7 +57,7 @@ class Load:
     async def ask(self) -> None:
         """One request, streamed or not, read to its end."""
         request, entry = self._choose()
-        body = request.body(entry and entry.prompt_id, stream=self.rng.random() < 0.5)
+        body = request.body(id_of(entry), stream=self.rng.random() < 0.5)
         life = self.server.life
         reply = await self.client.chat(body)
         self.judge(request, entry, reply, life)
@@ -65,10 +67,10 @@ class Load:
         request, entry = self._choose()
         life = self.server.life
         if self.rng.random() < 0.5:
-            body = request.body(entry and entry.prompt_id, stream=True)
+            body = request.body(id_of(entry), stream=True)
             reply = await self.client.chat(body, leave_after=self.rng.randint(1, 20))
         else:
-            body = request.body(entry and entry.prompt_id, stream=self.rng.random() < 0.5)
+            body = request.body(id_of(entry), stream=self.rng.random() < 0.5)
             reply = await leave_early(self.client, body, self.rng.uniform(0.005, 0.5))
         self.judge(request, entry, reply, life)
 
@@ -77,7 +79,7 @@ class Load:
         life = self.server.life
         chosen = [self._choose() for _ in range(_BURST)]
         replies = await asyncio.gather(
-            *(self.client.chat(r.body(e and e.prompt_id, stream=False)) for r, e in chosen)
+            *(self.client.chat(r.body(id_of(e), stream=False)) for r, e in chosen)
         )
         for (request, entry), reply in zip(chosen, replies, strict=True):
             self.judge(request, entry, reply, life)
