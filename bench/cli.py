@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .engine.command import engine
 from .http_overhead.command import http
 from .load.command import serve
 from .models.command import models
@@ -23,6 +24,7 @@ def bench() -> None:
 
 
 app.command()(serve)
+app.command()(engine)
 app.command()(http)
 app.command()(models)
 app.command()(prompts)

@@ -36,6 +36,7 @@ class ModelShape:
         )
 
 
+SMOLLM_135M = ModelShape("135M", 576, 1536, 30, 9, 3, 64, 49_152, tied_head=True)
 LLAMA_1B = ModelShape("1B", 2048, 8192, 16, 32, 8, 64, 128_256, tied_head=True)
 LLAMA_8B = ModelShape("8B", 4096, 14_336, 32, 32, 8, 128, 128_256, tied_head=False)
 TINY = ModelShape("tiny", 32, 48, 2, 4, 2, 16, 64, tied_head=True)
