@@ -165,6 +165,7 @@ class Generation:
     meter: RequestMeter
     limits: TimeLimits = TimeLimits()
     _ended_by: ApiError | None = None
+    _failed_by: ApiError | None = None
     _timers: list[asyncio.TimerHandle] = field(default_factory=list)
     _outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
     _running: set[str] = field(default_factory=set)
@@ -196,15 +197,31 @@ class Generation:
         Raises:
             ApiError: 500 if the engine failed on a choice, 503 if it shut down, or what `end` got.
         """
+        async for pieces in self.batches():
+            for piece in pieces:
+                yield piece
+
+    async def batches(self) -> AsyncIterator[Iterator[Piece]]:
+        """As `pieces`, with all that have come by then at a time; use each up before the next."""
         by_id = {choice.request.request_id: choice for choice in self.choices}
         while self._running or self._ended_by is not None:
-            output = await self._outputs.get()
+            outputs = [await self._outputs.get()]
+            while not self._outputs.empty():
+                outputs.append(self._outputs.get_nowait())
             if self._ended_by is not None:
                 raise self._ended_by
-            choice = by_id[output.request_id]
+            yield self._pieces_of([(by_id[output.request_id], output) for output in outputs])
+            if self._failed_by is not None:
+                raise self._failed_by
+        self.meter.answered()
+
+    def _pieces_of(self, outputs: Sequence[tuple[Choice, RequestOutput]]) -> Iterator[Piece]:
+        """The pieces of outputs up to one that tells of a failure."""
+        for choice, output in outputs:
             if choice.finish_reason is None and output.finish_reason in ("abort", "error"):
                 self._end(choice, output.finish_reason)
-                raise _failure(output)
+                self._failed_by = _failure(output)
+                return
             self._begin(choice)
             self._meter_prompt(choice, output)
             for piece in choice.feed(output):
@@ -213,7 +230,6 @@ class Generation:
                 if piece.finish_reason is not None:
                     self._end(choice, piece.finish_reason, abort=output.finish_reason is None)
                 yield piece
-        self.meter.answered()
 
     def end(self, error: ApiError) -> None:
         """Ends what still runs; `pieces` raises the error in place of what would come next."""

@@ -72,14 +72,21 @@ class Reply(ABC):
         }
 
     async def _events(self, include_usage: bool, continuous_usage: bool) -> AsyncIterator[bytes]:
-        """One chunk a generated token, then the usage chunk if asked for."""
+        """One chunk a generated token, then the usage chunk if asked for.
+
+        Chunks of tokens that came while the last ones were sent go out together.
+        """
         head = self._head | {"object": self.chunk_kind}
-        async for piece in self.generation.pieces():
-            chunk = head | {"choices": [self.chunk_choice(piece)]}
+
+        def chunk(piece: Piece) -> bytes:
+            written = head | {"choices": [self.chunk_choice(piece)]}
             if continuous_usage:
-                chunk["usage"] = usage_of(self.generation.choices)
+                written["usage"] = usage_of(self.generation.choices)
             elif include_usage:
-                chunk["usage"] = None
-            yield event(chunk)
+                written["usage"] = None
+            return event(written)
+
+        async for pieces in self.generation.batches():
+            yield b"".join(map(chunk, pieces))
         if include_usage:
             yield event(head | {"choices": [], "usage": usage_of(self.generation.choices)})

@@ -1,12 +1,12 @@
 """Server-sent events, and requests that end when their client goes away."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
+import msgspec
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,15 +19,12 @@ logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")
 
-# json.dumps would build an encoder for every event.
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = msgspec.json.Encoder().encode
 
 
 def event(data: dict[str, Any]) -> bytes:
     """One SSE event with a JSON body."""
-    return (
-        b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-    )
+    return b"data: " + _encode(data) + b"\n\n"
 
 
 def named_event(name: str, data: dict[str, Any]) -> bytes:

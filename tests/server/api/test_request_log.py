@@ -136,7 +136,7 @@ async def test_a_stream_that_fails_is_told_by_its_code(site: Site, caplog, monke
         raise RuntimeError("broken inside")
         yield
 
-    monkeypatch.setattr(Generation, "pieces", broken)
+    monkeypatch.setattr(Generation, "batches", broken)
     caplog.set_level(logging.INFO, "gistserve")
     answer = await site.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
     assert answer.status_code == 200 and "server_error" in answer.text
