@@ -17,6 +17,7 @@ from ..load.target import Target
 from .arm import Arm
 from .bench import Bench, OnStep
 from .fidelity import fidelity
+from .prompt_lengths import check_prompts
 from .quality import Quality
 from .room import Room
 from .served import MODEL, serving
@@ -59,10 +60,12 @@ async def _compare(settings: PromptsSettings, url: str, on_step: OnStep) -> dict
         arms = list(Arm) if served["gist_tokens"] else [Arm.none, Arm.prefix]
         own = (served["gist_tokens"] or 0) + settings.input_tokens + settings.output_tokens
         prompts = settings.prompts or _synthetic(bench, bench.room.max_model_len - own)
-        rounds = await Sweep(bench, prompts, arms).run()
-        shared = None
+        await check_prompts(bench, prompts, own)
+        load = None
         if settings.shared is not None and Arm.gist in arms:
-            shared = await SharedPrefixLoad(bench, settings.shared, own).run()
+            load = SharedPrefixLoad(bench, settings.shared, own)
+        rounds = await Sweep(bench, prompts, arms).run()
+        shared = None if load is None else await load.run()
         answered = await Quality(bench, arms).run() if settings.labelled else None
     return {
         "model": {**served, "name": settings.title, "trained": settings.trained},
@@ -100,12 +103,8 @@ async def _bench(
 
 
 def _synthetic(bench: Bench, longest: int) -> dict[str, str]:
-    """Raises LoadError where one that was asked for is longer than `longest` tokens."""
-    lengths = bench.settings.lengths or [n for n in _LENGTHS if n * _MARGIN <= longest]
-    if not lengths or max(lengths) > longest:
-        raise LoadError(
-            f"Beside gists, input and answer the model has room for prompts of {longest} tokens; "
-            "take shorter --lengths, --input-tokens or --output-tokens."
-        )
+    """The lengths asked for, or the usual ones up to `longest` tokens."""
+    usual = [n for n in _LENGTHS if n * _MARGIN <= longest] or _LENGTHS[:1]
+    lengths = bench.settings.lengths or usual
     rng = np.random.default_rng((bench.settings.seed, 0))
     return {f"{length:,}": bench.tokens.text(length, rng) for length in lengths}

@@ -49,9 +49,15 @@ def draw(result: dict[str, Any]) -> Figure:
     for axis, level in zip(speeds, shown, strict=True):
         _finish(axis, prompts, f"output tokens/s, {level} at a time")
     ttft.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    figure.suptitle(result["model"]["name"])
     handles, labels = ttft.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=len(labels),
+        frameon=False,
+        title=result["model"]["name"],
+    )
     return figure
 
 

@@ -29,8 +29,8 @@ def arms_table(result: dict[str, Any]) -> Table:
     budget = size(result["budget_bytes"])
     rounds = result["workload"]["rounds"]
     table = Table(
-        title=f"{result['model']['name']}: prompts by arm, medians over {rounds} round(s); "
-        "tokens/s are output tokens, that many requests at a time"
+        title=f"{result['model']['name']}: medians over {rounds} round(s); output tokens/s at so "
+        "many requests at a time"
     )
     table.add_column("prompt\ntokens", justify="right")
     table.add_column("arm", no_wrap=True)

@@ -23,23 +23,32 @@ class SharedPrefixLoad:
     """All prompts lie in the server's cache in both ways at once, while the ways take turns."""
 
     def __init__(self, bench: Bench, shared: SharedPrefix, own_tokens: int) -> None:
-        """`own_tokens`: positions that gists, input and answer take behind a prompt."""
+        """`own_tokens`: positions that gists, input and answer take behind a prompt.
+
+        Raises:
+            LoadError: the prompts are too long for the model, or do not fit the cache with as many
+                requests as are sent at a time.
+        """
         self._bench = bench
         self._shared = shared
         longest = int((bench.room.max_model_len - own_tokens) / _MARGIN)
         self._prompt_tokens = shared.prompt_tokens or min(_PROMPT_TOKENS, longest)
+        if self._prompt_tokens > longest:
+            raise LoadError(
+                f"Shared prompts of {self._prompt_tokens:,} tokens are too long for the model; "
+                f"beside gists, input and answer --shared-tokens can be {longest:,}."
+            )
+        self._check_room(own_tokens)
 
     async def run(self) -> dict[str, Any]:
         """What was registered, by arm, and a cell of every arm in every round.
 
         Raises:
-            LoadError: the cache has no room for it, a request fails, or does not use its arm's
-                cache.
+            LoadError: a request fails, or does not use the cache of its arm.
         """
         bench, shared = self._bench, self._shared
         rng = np.random.default_rng((bench.settings.seed, 1))
         prompts = [bench.tokens.text(self._prompt_tokens, rng) for _ in range(shared.prompts)]
-        self._check_room()
         async with AsyncExitStack() as stack:
             made: dict[Arm, list[dict[str, Any]]] = {}
             for arm in KEPT:
@@ -87,16 +96,13 @@ class SharedPrefixLoad:
         kept = [resource["compression"] for resource in resources]
         return await load_cell(bench.client, arm, requests, self._shared.concurrency, kept)
 
-    def _check_room(self) -> None:
-        """By the full prompts alone: gists come on top, but are small, and their turn is shorter.
-
-        Raises:
-            LoadError: the prompts and as many requests as are sent at a time do not fit.
-        """
-        shared, settings = self._shared, self._bench.settings
-        room = self._bench.room
-        own = settings.input_tokens + settings.output_tokens
-        blocks = room.blocks_of_load(self._prompt_tokens, shared.prompts, own, shared.concurrency)
+    def _check_room(self, own_tokens: int) -> None:
+        shared, room = self._shared, self._bench.room
+        # Both ways lie in the cache at once.
+        gists = shared.prompts * room.blocks(own_tokens)
+        blocks = gists + room.blocks_of_load(
+            self._prompt_tokens, shared.prompts, own_tokens, shared.concurrency
+        )
         if reason := room.lack(blocks):
             raise LoadError(
                 f"The shared-prefix workload {reason}. Give --kv-cache-memory, or fewer "

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from gistserve.bench.load.errors import LoadError
 from gistserve.bench.prompts.arm import Arm
+from gistserve.bench.prompts.prompt_lengths import check_prompts
 from gistserve.bench.prompts.room import Room
 from gistserve.bench.prompts.settings import PromptsSettings, ServerSettings, SharedPrefix
 from gistserve.bench.prompts.shared_prefix import SharedPrefixLoad
@@ -120,6 +121,26 @@ def test_shared_prompts_that_do_not_fit_are_refused_before_any_is_registered(
 ) -> None:
     fake = FakePrompts(start_server)
     shared = SharedPrefix(prompts=9, prompt_tokens=100, requests=1, concurrency=2)
-    with pytest.raises(LoadError, match=r"needs 1,072 slots.*which has 960.*--kv-cache-memory"):
+    with pytest.raises(LoadError, match=r"needs 1,216 slots.*which has 960.*--kv-cache-memory"):
         fake.run(SETTINGS, lambda bench: SharedPrefixLoad(bench, shared, 7).run())
+    longer = SharedPrefix(prompts=1, prompt_tokens=920, requests=1, concurrency=1)
+    with pytest.raises(LoadError, match=r"920 tokens are too long.* can be 909"):
+        fake.run(SETTINGS, lambda bench: SharedPrefixLoad(bench, longer, 24).run())
     assert fake.server.requests == []
+
+
+def test_prompts_that_no_arm_could_serve_are_refused(start_server: StartServer) -> None:
+    fake = FakePrompts(start_server)
+    fake.server.documents["POST /tokenize"] = lambda body: {
+        "count": len(body["messages"][0]["content"])
+    }
+
+    def check(words: int, **room: Any) -> Any:
+        prompts = {"first": "a" * words}
+        return fake.run(SETTINGS, lambda bench: check_prompts(bench, prompts, 24), **room)
+
+    check(1000, room=Room(100, 16, 8, max_model_len=1024))
+    with pytest.raises(LoadError, match=r"first has 1,001 tokens; with 24 .*model's 1,024"):
+        check(1001, room=Room(100, 16, 8, max_model_len=1024))
+    with pytest.raises(LoadError, match=r"Prompt first needs 1,056 slots.*--kv-cache-memory"):
+        check(1000)
