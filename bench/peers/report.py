@@ -49,8 +49,8 @@ def _table(
     title: str, entries: Sequence[dict[str, Any]], suffix: str, shown: Callable[[Any], str]
 ) -> Table:
     table = Table(title=title)
-    for name in ("load", "server"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("load", no_wrap=True)
+    table.add_column("server")
     for name in _TITLES.values():
         table.add_column(name, justify="right", no_wrap=True)
     for entry, following in zip_longest(entries, entries[1:]):
