@@ -122,9 +122,7 @@ def _add_shared(table: Table, shared: dict[str, Any]) -> None:
 
 def _add_quality(table: Table, quality: dict[str, Any]) -> None:
     prefix, gist = quality["arms"][Arm.prefix], quality["arms"][Arm.gist]
-    table.add_row(
-        f"[bold]{quality['examples']} labelled inputs under {quality['prompts']} prompts[/]"
-    )
+    table.add_row(f"[bold]{quality['examples']} labelled inputs, {quality['prompts']} prompt(s)[/]")
     table.add_row("exact match", _score(prefix["exact_match"]), _score(gist["exact_match"]))
     same = (f"{100 * arm['same_as_full_prompt']:.1f}%" for arm in (prefix, gist))
     table.add_row("same answer as with no cache", *same)
