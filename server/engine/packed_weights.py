@@ -42,6 +42,8 @@ def packed_weights(model: nn.Module, forward: Callable[[], object]) -> Iterator[
     with ExitStack() as undo:
         for layer in layers:
             undo.enter_context(_packed(layer, is_shared=shared[id(layer.weight)] > 1))
+        if layers:
+            _leave_file(model)
         try:
             forward()
         except RuntimeError as error:
@@ -95,6 +97,14 @@ def _packed(layer: nn.Linear, *, is_shared: bool) -> Iterator[None]:
         del vars(layer)["packed"]
         if not is_shared:
             layer.weight = nn.Parameter(packed.to_dense(), layer.weight.requires_grad)
+
+
+def _leave_file(model: nn.Module) -> None:
+    """Copy what is not packed: a checkpoint's file stays mapped as a whole, and in memory, as long
+    as one tensor lies in it."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_mkldnn:
+            tensor.data = tensor.data.clone()
 
 
 class _PackedLinear(nn.Linear):

@@ -1,6 +1,7 @@
 """Weights packed for the CPU: same logits, same values and hooks, no memory more, and undone."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from gistserve.server.engine.model_runner import ModelRunner
 from gistserve.server.engine.packed_weights import packed_bytes, packed_weights
 from gistserve.server.engine.request import Request
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from ...families import FAMILIES, tiny_model
 from .engine_help import GREEDY, PROMPTS, Driver, make_adapter, reference
@@ -68,6 +70,16 @@ def test_a_packed_weight_takes_the_plain_ones_place(pack_all):
         assert not layer.weight.requires_grad
         assert torch.equal(layer.weight.to_dense(), values)
     assert torch.equal(layer.weight, values) and not layer.weight.requires_grad
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells mappings on Linux alone")
+def test_the_checkpoints_file_does_not_stay_in_memory_beside(pack_all, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    runner = ModelRunner(model, CONFIG)
+    assert runner._bound.num_packed_weights
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    runner.close()
 
 
 def test_bfloat16_gives_what_float64_gives_to_its_precision(pack_all):
