@@ -117,6 +117,10 @@ def request_timeout() -> ApiError:
     )
 
 
+def client_too_slow() -> ApiError:
+    return ApiError(408, "The stream was not read fast enough.", code="client_too_slow")
+
+
 def shutting_down() -> ApiError:
     return ApiError(503, "The server is shutting down.", code="shutting_down")
 

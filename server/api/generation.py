@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from .admission import Admission
 from .detokenizer import IncrementalDetokenizer, StopStringScanner
 from .errors import (
     ApiError,
+    client_too_slow,
     context_length_exceeded,
     from_engine,
     queue_timeout,
@@ -29,6 +30,8 @@ from .served_models import ServedModel
 
 # Wakes whoever waits for an output.
 _NOTHING = RequestOutput("", [])
+# Outputs that are kept for a client that does not read.
+_MOST_UNREAD = 8192
 # Tokens in front of a text completion that its first token's decoding may depend on.
 _TEXT_CONTEXT = 6
 _SEED_RANGE = 2**63
@@ -151,6 +154,19 @@ class Choice:
         return Piece(self.index, text, token_id, logprob, reason)
 
 
+class _Outputs(asyncio.Queue[RequestOutput]):
+    """Outputs that wait to be read; tells once when they are too many."""
+
+    def __init__(self, on_overflow: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_overflow = on_overflow
+
+    def put_nowait(self, item: RequestOutput) -> None:
+        super().put_nowait(item)
+        if self.qsize() == _MOST_UNREAD:
+            self._on_overflow()
+
+
 @dataclass(eq=False)
 class Generation:
     """The choices of one HTTP request in flight.
@@ -167,9 +183,11 @@ class Generation:
     _ended_by: ApiError | None = None
     _failed_by: ApiError | None = None
     _timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    _outputs: asyncio.Queue[RequestOutput] = field(default_factory=asyncio.Queue)
     _running: set[str] = field(default_factory=set)
     _metered: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._outputs = _Outputs(lambda: self.end(client_too_slow()))
 
     def start(self) -> None:
         """Submits every choice.

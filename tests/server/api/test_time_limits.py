@@ -1,11 +1,13 @@
 """Requests that wait or run too long are ended, and free what they held."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from gistserve.server.api import generation
 
 from .conftest import GIST_MODEL, Site, Sites, sse, until
 
@@ -95,3 +97,50 @@ async def test_prompt_tokens_that_wait_are_bounded(sites: Sites, hold: Any) -> N
         assert (await first).status_code == (await short).status_code == 200
         assert (await site.post("/v1/completions", body)).status_code == 200
         await until(nothing_is_left(site))
+
+
+async def test_a_stream_that_is_not_read_ends_and_keeps_little(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "_MOST_UNREAD", 20)
+    engine = site.app.state.context.models.get(GIST_MODEL).engine
+    reading = asyncio.Event()
+    received: list[bytes] = []
+    body = json.dumps(LONG | {"stream": True}).encode()
+
+    async def receive() -> dict[str, Any]:
+        if not received:
+            received.append(b"")
+            return {"type": "http.request", "body": body, "more_body": False}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        received.append(message.get("body", b""))
+        await reading.wait()
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": CHAT,
+        "raw_path": CHAT.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("test", 1),
+        "server": ("test", 80),
+        "state": {},
+    }
+    serving = asyncio.create_task(site.app(scope, receive, send))
+    await until(lambda: engine.stats().num_running)
+    await until(lambda: not engine.stats().num_running)
+    reading.set()
+    await serving
+    *_, error, done = b"".join(received).strip().split(b"\n\n")
+    assert done == b"data: [DONE]"
+    assert b"client_too_slow" in error
+    assert len(received) < 40
+    await until(nothing_is_left(site))
