@@ -23,18 +23,8 @@ class ByteBudget(Generic[K]):
         self.used = 0
         self._sizes: OrderedDict[K, int] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._sizes
-
     def __iter__(self) -> Iterator[K]:
         return iter(self._sizes)
-
-    def size(self, key: K) -> int:
-        """Bytes of a key; 0 where it is not kept."""
-        return self._sizes.get(key, 0)
 
     def add(self, key: K, num_bytes: int) -> None:
         """Keeps a key as the one used last. Raises ValueError if it is kept, or has no room."""

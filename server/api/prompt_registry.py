@@ -5,40 +5,25 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ...compress.cache import Method
 from ...compress.record import PromptRecord, new_prompt_id
 from ...compress.store import GistStore
 from .cache_tiers import CacheTiers
 from .errors import ApiError, bad_value, model_not_found, prompt_not_found
 from .prompt_cache import PromptCaches
-from .prompt_entry import PromptEntry, identity_of
+from .prompt_entry import PromptEntry
 from .prompt_index import PromptIndex
 from .prompt_memory import PromptMemory
-from .prompt_schemas import PromptBody, PromptPatch, ttl_seconds
-from .prompt_variables import check_names
+from .prompt_plan import PromptPlan, life, plan_prompt
+from .prompt_schemas import PromptBody, PromptPatch
 from .rendering import Renderer
-from .schemas import plain_message
 from .served_models import ServedModel
 
 logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A registration with its defaults filled in."""
-
-    owner: str
-    body: PromptBody
-    method: Method
-    gist_tokens: int
-    messages: list[dict[str, Any]] | None
-    identity: str
 
 
 class PromptRegistry:
@@ -87,7 +72,7 @@ class PromptRegistry:
             ApiError: 400 for what cannot be compressed, 409 for a name that is taken, 507 where
                 cache or store have no room.
         """
-        plan = _plan(owner, model, body)
+        plan = plan_prompt(owner, model, body)
         await self.sweep()  # what has expired must not be what the store has no room for
         async with self._sole_creator(plan.identity):
             known = self._current(self._index.by_identity(plan.identity))
@@ -225,7 +210,7 @@ class PromptRegistry:
         return None if entry is None or entry.is_expired(self._clock()) else entry
 
     async def _build(
-        self, plan: _Plan, model: ServedModel, renderer: Renderer, failed: PromptEntry | None
+        self, plan: PromptPlan, model: ServedModel, renderer: Renderer, failed: PromptEntry | None
     ) -> PromptEntry:
         """Makes cache and record; takes the place of the same prompt where that had failed."""
         body = plan.body
@@ -246,7 +231,7 @@ class PromptRegistry:
             text=body.text,
             gist_tokens=plan.gist_tokens,
             created_at=failed.record.created_at if failed else int(now),
-            **_life(body.ttl, now),
+            **life(body.ttl, now),
             metadata=body.metadata,
             auto_match=body.auto_match,
             variables=body.variables,
@@ -260,7 +245,7 @@ class PromptRegistry:
         await self.tiers.settle(entry, cache)
         return entry
 
-    async def _renew(self, entry: PromptEntry, plan: _Plan) -> None:
+    async def _renew(self, entry: PromptEntry, plan: PromptPlan) -> None:
         """A registration again: it may name an unnamed prompt and lengthen its life."""
         changes: dict[str, Any] = {}
         record, body = entry.record, plan.body
@@ -268,9 +253,9 @@ class PromptRegistry:
             self._check_name((plan.owner, record.model, body.name), plan.identity)
             changes["name"] = body.name
         if record.expires_at is not None:
-            life = _life(body.ttl, self._clock())
-            if life["expires_at"] is None or life["expires_at"] > record.expires_at:
-                changes |= life
+            new = life(body.ttl, self._clock())
+            if new["expires_at"] is None or new["expires_at"] > record.expires_at:
+                changes |= new
         if body.auto_match and not record.auto_match:
             changes["auto_match"] = True
         if changes:
@@ -296,7 +281,7 @@ class PromptRegistry:
         changes: dict[str, Any] = {}
         now = self._clock()
         if "ttl" in given:
-            changes |= _life(patch.ttl, now)
+            changes |= life(patch.ttl, now)
         if "expires_at" in given:
             if patch.expires_at is not None and patch.expires_at <= now:
                 raise bad_value("expires_at", "expires_at must lie in the future.")
@@ -341,41 +326,3 @@ class PromptRegistry:
                 param="name",
                 code="name_taken",
             )
-
-
-def _plan(owner: str, model: ServedModel, body: PromptBody) -> _Plan:
-    if (body.messages is None) == (body.text is None):
-        raise bad_value("messages", "Give either messages or text.")
-    method, gist_tokens = _method(model, body)
-    messages = [plain_message(m) for m in body.messages] if body.messages else None
-    content = messages or body.text
-    texts = [m["content"] for m in messages] if messages else [body.text or ""]
-    check_names(body.variables, texts)
-    identity = identity_of(owner, model.name, method, gist_tokens, content, body.variables)
-    return _Plan(owner, body, method, gist_tokens, messages, identity)
-
-
-def _method(model: ServedModel, body: PromptBody) -> tuple[Method, int]:
-    """The method and its number of gist tokens; 400 where the model cannot make them."""
-    if body.compression == "prefix" or (body.compression == "auto" and model.adapter is None):
-        return "prefix", 0
-    if model.adapter is None:
-        raise bad_value(
-            "compression",
-            f'The model `{model.name}` has no gist adapter. Use compression "prefix" or '
-            '"auto", or train an adapter with `gistserve train gist`.',
-            "no_gist_adapter",
-        )
-    made = model.adapter.config.num_gist_tokens
-    if body.gist_tokens not in (None, made):
-        raise bad_value(
-            "gist_tokens",
-            f"The gist adapter of `{model.name}` makes {made} gist tokens, not {body.gist_tokens}.",
-        )
-    return "gist", made
-
-
-def _life(ttl: str | None, now: float) -> dict[str, Any]:
-    """The fields of a record that say how long it lives from now on."""
-    seconds = None if ttl is None else ttl_seconds(ttl)
-    return {"ttl": seconds, "expires_at": None if seconds is None else int(now) + seconds}

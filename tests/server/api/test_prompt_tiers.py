@@ -516,6 +516,19 @@ async def test_what_the_model_cannot_use_is_refused_before_it_is_stored(
         assert len(site.store) == 0
 
 
+async def test_prompts_can_be_deleted_when_their_engine_has_stopped(
+    sites: Sites, gist_loaded: Loaded
+) -> None:
+    model = gist_loaded.serve()
+    async with sites.open(ServedModels([model])) as site:
+        prompt_id = await register(site, "text a")
+        model.engine.shutdown()
+        assert (await use(site, prompt_id, status=503))["code"] == "engine_unavailable"
+        response = await site.client.delete(f"{PROMPTS}/{prompt_id}")
+        assert response.status_code == 200
+        assert len(site.store) == 0
+
+
 def _raising(error: Exception) -> Any:
     def call(*_: Any, **__: Any) -> Any:
         raise error
