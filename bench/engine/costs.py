@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...server.engine.engine_info import EngineInfo
+from ...server.engine.engine_info import weight_bytes
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,20 @@ class ModelCosts:
             a mixture of experts all experts count.
         kv_bytes_per_token: keys and values of one slot over all layers. That a layer has a window
             is not regarded.
-        linear_params: weights of the linear layers that every token goes through.
+        linear_params: weights of the dense linear layers that every token goes through.
         head_params: weights of the head, which only tokens that are followed by a drawn one need.
         attention_dims: sum over the layers of query heads times their size.
     """
 
     weight_bytes: int
-    kv_bytes_per_token: int
     linear_params: int
     head_params: int
     attention_dims: int
+    kv_bytes_per_token: int = 0
 
     @classmethod
-    def of(cls, model: PreTrainedModel, info: EngineInfo) -> ModelCosts:
-        """Counted on the model itself."""
+    def of(cls, model: PreTrainedModel) -> ModelCosts:
+        """All but the cache's, of a model that no engine has laid out in its own way yet."""
         table = model.get_input_embeddings().weight
         head = model.get_output_embeddings()
         untied = head.weight is not table
@@ -41,8 +41,7 @@ class ModelCosts:
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
-            weight_bytes=info.weight_bytes - untied * table.numel() * table.element_size(),
-            kv_bytes_per_token=info.kv_bytes_per_token,
+            weight_bytes=weight_bytes(model) - untied * table.numel() * table.element_size(),
             linear_params=sum(
                 module.weight.numel()
                 for module in model.modules()

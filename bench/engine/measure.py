@@ -72,8 +72,9 @@ def measure(settings: EngineBenchSettings, on_step: Callable[[str], None]) -> di
             f"a context of {longest} tokens (with the answer) is beyond the model's {limit}; "
             "give a smaller --context"
         )
+    counted = ModelCosts.of(model)
     with _engine(model, _config(settings, cases)) as engine:
-        costs = ModelCosts.of(model, engine.info)
+        costs = replace(counted, kv_bytes_per_token=engine.info.kv_bytes_per_token)
         rounds = EngineRounds(
             EngineDriver(engine),
             costs,

@@ -1,10 +1,11 @@
 """Bytes and operations, counted by torch, by transformers' own cache, and one by one."""
 
+from dataclasses import replace
+
 import torch
 from gistserve.bench.engine.costs import ModelCosts
 from gistserve.bench.gpu.model_shapes import SMOLLM_135M, ModelShape
 from gistserve.bench.gpu.random_models import dense_weight_bytes
-from gistserve.server.engine.engine_info import EngineInfo, weight_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,9 +34,7 @@ def made(shape: ModelShape, device: str = "cpu") -> tuple[PreTrainedModel, Model
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape.config(64), attn_implementation="eager")
     kv = cache_bytes(model, 1) if device == "cpu" else 0
-    sizes = {"block_size": 16, "num_blocks": 1, "kv_cache_bytes": 0, "max_model_len": 64}
-    info = EngineInfo(weight_bytes(model), kv, **sizes, max_num_seqs=1, dtype="", device="")
-    return model.eval(), ModelCosts.of(model, info)
+    return model.eval(), replace(ModelCosts.of(model), kv_bytes_per_token=kv)
 
 
 def cache_bytes(model: PreTrainedModel, length: int) -> int:
