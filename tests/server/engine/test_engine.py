@@ -455,10 +455,10 @@ def test_compress_pin_use_unpin(make_engine):
     inbox.get()
     freed = engine.unpin(pinned)
     inbox.get()
-    assert not freed.done()
+    assert engine.is_used(pinned) and not freed.done()
     engine.abort("b")
     freed.result(TIMEOUT)
-    assert all_blocks_free(engine)
+    assert all_blocks_free(engine) and not engine.is_used(pinned)
     with pytest.raises(ValueError, match="not pinned"):
         engine.submit(Request("c", [5], GREEDY, pinned), inbox)
     with pytest.raises(ValueError, match="not pinned"):

@@ -280,7 +280,9 @@ def test_unpinned_blocks_are_freed_after_the_last_request():
     scheduler, runner = make()
     pinned = runner.pin(scheduler, bytes(32), 5, next_position=9)
     freed = []
+    assert not scheduler.pins.is_used(pinned)
     scheduler.add(seq("a", [1], 3, pinned))
+    assert scheduler.pins.is_used(pinned)
     scheduler.pins.unpin(pinned, lambda: freed.append(True))
     with pytest.raises(ValueError, match="not pinned"):
         scheduler.add(seq("b", [1], 3, pinned))
@@ -288,6 +290,7 @@ def test_unpinned_blocks_are_freed_after_the_last_request():
     assert not freed and scheduler.pins.num_blocks == 2
     run_to_end(scheduler, runner)
     assert freed and scheduler.pool.num_used == 0 and scheduler.pins.num_blocks == 0
+    assert not scheduler.pins.is_used(pinned)
     with pytest.raises(ValueError, match="not pinned"):
         scheduler.pins.unpin(pinned, lambda: None)
 
