@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ...server.demo.process import ServerProcess
 
+# Far longer than --shutdown-timeout, for machines that have more to do.
+_STOP_SECONDS = 120.0
 _GAUGES = {
     "num_requests_running": "running",
     "num_requests_waiting": "waiting",
@@ -47,7 +49,9 @@ class SoakServer:
     def start(self) -> None:
         """Starts the next server and waits until it answers. Raises ServerProcessError."""
         began = time.monotonic()
-        self._process = ServerProcess(self._arguments, self._folder / f"server-{self.life}.log")
+        self._process = ServerProcess(
+            self._arguments, self._folder / f"server-{self.life}.log", stop_seconds=_STOP_SECONDS
+        )
         self._process.start()
         self._process.wait_until_ready()
         self.lives.append({"start_seconds": round(time.monotonic() - began, 2)})
