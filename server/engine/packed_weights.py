@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def packed_bytes(model: nn.Module) -> int:
     return sum(layer.packed.numel() * layer.packed.element_size() for layer in layers)
 
 
-def _can_pack(module: nn.Module) -> bool:
+def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear]:
     # Exactly this class, with no forward of its own: what that does would be left out.
     if type(module) is not nn.Linear or "forward" in vars(module):
         return False
