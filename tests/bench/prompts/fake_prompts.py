@@ -27,6 +27,8 @@ class FakePrompts:
     def __init__(self, start_server: StartServer, leak: int = 0) -> None:
         self._methods: dict[str, str] = {}
         self._leak = leak
+        self.seconds: Callable[[int], float] = lambda prompts: 0.02
+        """How long an answer takes, by the prompts that were registered before."""
         self.server: FakeServer = start_server(self._answer)
         self.server.documents["POST /v1/prompts"] = self._register
 
@@ -68,7 +70,10 @@ class FakePrompts:
             b'"cached_tokens"', b'"gist_tokens": %d, "cached_tokens"' % slots
         )
         words = [text("word") for _ in range(count - 1)]
-        return 200, [0.02, b"".join([*words, text("end", "length"), told, data("[DONE]"), DONE])]
+        return 200, [
+            self.seconds(len(self._methods)),
+            b"".join([*words, text("end", "length"), told, data("[DONE]"), DONE]),
+        ]
 
     def run(
         self, settings: PromptsSettings, job: Callable[[Bench], Awaitable[Any]], room: Room = ROOM

@@ -100,6 +100,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert prefix["break_even"]["none"]["requests"] == 4
     assert prefix["break_even"]["none"]["saved_s"] == pytest.approx(0.015)
     assert gist["break_even"]["none"]["requests_by_round"] == [4, 4]
+    assert gist["break_even"]["prefix"]["registration_s"] == pytest.approx(0.0015)
     assert gist["break_even"]["prefix"]["requests"] is None
 
 

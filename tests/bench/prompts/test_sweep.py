@@ -98,6 +98,15 @@ def test_what_does_not_fit_or_takes_too_long_is_left_out_in_every_round(
         assert "would take up to" in cells["3"]["left_out"]
 
 
+def test_what_was_measured_once_is_measured_in_every_round(start_server: StartServer) -> None:
+    fake = FakePrompts(start_server)
+    fake.seconds = lambda prompts: 0.02 if prompts <= 2 else 0.3
+    rounds = sweep(fake, replace(SETTINGS, rounds=2, cell_seconds=0.6))
+    for done in rounds:
+        assert "output_throughput" in done["first"]["gist"]["cells"]["3"]
+    assert rounds[1]["first"]["gist"]["cells"]["1"]["e2el_ms"][0] > 250
+
+
 def test_shared_prompts_lie_in_the_cache_both_ways_while_arms_take_turns(
     start_server: StartServer,
 ) -> None:
