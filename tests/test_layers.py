@@ -69,6 +69,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
     "prometheus_client": "prometheus-client",
+    "pydantic_core": "pydantic-core",
 }
 EXTRAS = {"training": ["train"], "bench": ["bench"]}
 
