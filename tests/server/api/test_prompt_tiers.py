@@ -240,15 +240,46 @@ async def test_those_who_wait_for_a_prompt_count_in_the_queue(
 ) -> None:
     async with sites.open() as site:
         prompt_id = await register(site, "text a")
-    async with sites.open(max_queue=0, retry_after_seconds=7) as site:
+    async with sites.open(max_queue=0) as site:
         places = engine_of(site).max_num_seqs
-        loads = count_loads(site, monkeypatch, seconds=0.3)
+        gate, load_cache = threading.Event(), site.store.load_cache
+
+        def held_up(prompt_id: str) -> Any:
+            gate.wait(60)
+            return load_cache(prompt_id)
+
+        monkeypatch.setattr(site.store, "load_cache", held_up)
         body = {"prompt": " so", "prompt_id": prompt_id, "max_tokens": 2}
-        responses = await asyncio.gather(*(site.post(COMPLETIONS, body) for _ in range(places + 3)))
-        statuses = [response.status_code for response in responses]
+        asked = [asyncio.create_task(site.post(COMPLETIONS, body)) for _ in range(places + 3)]
+        await until(lambda: sum(task.done() for task in asked) == 3)
+        assert [task.result().status_code for task in asked if task.done()] == [429] * 3
+        gate.set()
+        statuses = [response.status_code for response in await asyncio.gather(*asked)]
         assert statuses.count(200) == places
-        assert statuses.count(429) == 3
-        assert loads == [prompt_id]
+
+
+async def test_a_prompt_deleted_while_it_is_pinned_leaves_nothing(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sites.open() as site:
+        prompt_id = await register(site, "text a")
+    async with sites.open(prompt_memory=memory(4, host=10**6)) as site:
+        pinning, gate = threading.Event(), threading.Event()
+        core_pin = engine_of(site)._core.pin
+
+        def late(cache: Any) -> Any:
+            pinning.set()
+            gate.wait(60)
+            return core_pin(cache)
+
+        monkeypatch.setattr(engine_of(site)._core, "pin", late)
+        waiting = asyncio.create_task(use(site, prompt_id, status=404))
+        await until(pinning.is_set)
+        assert (await site.client.delete(f"{PROMPTS}/{prompt_id}")).status_code == 200
+        gate.set()
+        assert (await waiting)["code"] == "prompt_not_found"
+        await until(lambda: engine_of(site).stats().num_pinned_caches == 0)
+        assert site.app.state.context.prompts.tiers._devices[GIST_MODEL]._budget.used == 0
 
 
 async def test_a_prompt_deleted_while_a_request_waits_for_it(
@@ -323,6 +354,8 @@ async def test_a_pin_that_nobody_waits_for_any_more_is_undone(
         assert await tiers(site, prompt_id) == ["disk"]
         await use(site, prompt_id)
         assert engine.stats().num_pinned_caches == 1
+        await site.client.delete(f"{PROMPTS}/{prompt_id}")
+        await until(lambda: engine.stats().num_pinned_caches == 0)
 
 
 async def test_idle_prompts_make_room_for_what_compressing_needs(sites: Sites) -> None:
