@@ -17,6 +17,15 @@ from gistserve.server.logs import LogFormat, LogLevel, enter_request, logs, setu
 logger = logging.getLogger("gistserve.test")
 
 
+@pytest.fixture(autouse=True)
+def uvicorn_as_it_is_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that other tests ran in this process have configured its loggers."""
+    for name in ("uvicorn", "uvicorn.error"):
+        for attribute, value in (("handlers", []), ("propagate", True), ("level", logging.NOTSET)):
+            monkeypatch.setattr(logging.getLogger(name), attribute, value)
+    logging.getLogger("uvicorn.error").manager._clear_cache()  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     ends = os.pipe()

@@ -30,7 +30,7 @@ def test_records_are_annotated_in_their_order(
     configure: Configure, teacher: FakeEndpoint, api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", "secret")
-    teacher.seconds = 0.02
+    teacher.seconds = 0.2
     config = configure(
         NAMES, api=api, concurrency=3, api_key_variable="KEY", max_tokens=7, body={"top_k": 5}
     )
