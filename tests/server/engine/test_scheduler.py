@@ -355,7 +355,7 @@ def test_reserved_blocks_make_sequences_wait_not_end():
 
 
 def test_what_is_not_finite_is_not_found_again():
-    """A block of NaN in the prefix cache would fail all who begin alike for as long as they come."""
+    """A block of NaN in the prefix cache would fail all who begin alike, as long as they come."""
     scheduler, runner = make(num_blocks=32, budget=8)
     tokens = [1, 2, 3, 4] * 5 + [1]
     scheduler.add(seq("sharing", tokens, max_tokens=40))
