@@ -44,7 +44,8 @@ class GistStore:
     `verify_content=False` leaves the check of the caches' bytes to `load_cache` (faster for stores
     of many gigabytes). `put` refuses what would make records and caches larger than `max_bytes`
     on the disk (None: as the disk allows; the quarantine does not count). Changes made with
-    `durable=False` are written after `flush_seconds`, by `flush` and by `close`; a kill loses them.
+    `durable=False` are written after `flush_seconds`, by `flush` and by `close`. A kill loses them;
+    prompts that uses keep alive then live `flush_seconds` longer, so that none expires too early.
     Raises StoreUnwritableError and StoreLockedError.
     """
 
@@ -74,6 +75,8 @@ class GistStore:
             if isinstance(error, OSError):
                 raise self._files.unwritable(error) from error
             raise
+        if self._files.is_unflushed():
+            self._make_up_for_lost_uses()
 
     @property
     def quarantined(self) -> list[tuple[Path, str]]:
@@ -225,6 +228,9 @@ class GistStore:
                     with self._memory:
                         self._dirty.update(unwritten.id for unwritten in dirty[position:])
                     raise self._files.unwritable(error) from error
+            with self._memory:
+                if not self._dirty:
+                    self._files.clear_unflushed()
 
     def close(self) -> None:
         """Write what is unwritten and let another process in; safe to call twice.
@@ -292,12 +298,26 @@ class GistStore:
         if self._closed:
             raise GistStoreError(f"the store {self.directory} is closed")
 
+    def _make_up_for_lost_uses(self) -> None:
+        for record in list(self._index):
+            if record.ttl is not None and record.expires_at is not None:
+                latest = record.expires_at + self._flush_seconds
+                self.edit(record.id, durable=False, expires_at=latest)
+
     def _mark_dirty(self, prompt_id: str) -> None:
+        if not self._dirty:
+            self._note_unflushed()
         self._dirty.add(prompt_id)
         if self._timer is None and not self._closed:
             self._timer = threading.Timer(self._flush_seconds, self._flush_later)
             self._timer.daemon = True
             self._timer.start()
+
+    def _note_unflushed(self) -> None:
+        try:
+            self._files.mark_unflushed()
+        except OSError as error:
+            logger.warning("a kill may end prompts early: %s", error)
 
     def _flush_later(self) -> None:
         with self._disk:

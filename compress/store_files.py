@@ -25,6 +25,7 @@ class StoreFiles:
     """Directory of a store, locked until `close`.
 
     store.lock                         held while the store is open
+    unflushed                          there while uses are counted that no record tells yet
     records/<prompt id>.json           one PromptRecord each
     caches/<content hash>.safetensors  shared by all records with the same cache
     quarantine/                        what could not be read, kept for a person to look at
@@ -44,6 +45,7 @@ class StoreFiles:
         self._records = directory / "records"
         self._caches = directory / "caches"
         self._quarantine = directory / "quarantine"
+        self._unflushed = directory / "unflushed"
         try:
             make_directory(directory)
             self._lock = DirectoryLock(directory)
@@ -88,6 +90,19 @@ class StoreFiles:
     def record_ids(self) -> list[str]:
         """Names of all record files, whatever they hold."""
         return sorted(path.stem for path in self._records.glob("*.json"))
+
+    def mark_unflushed(self) -> None:
+        """Note for the next opening that records may lag behind."""
+        self._unflushed.touch(mode=0o600)
+
+    def clear_unflushed(self) -> None:
+        try:
+            self._unflushed.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", self._unflushed, error)
+
+    def is_unflushed(self) -> bool:
+        return self._unflushed.exists()
 
     def write_cache(self, cache: GistCache) -> None:
         """Write a cache, unless its file is there."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # Expiries are whole seconds, and the clocks of two processes are read at different moments.
 _SLACK = 2.0
+# After a kill the server gives prompts with a ttl as much longer, for uses it may not have written.
+_GRACE = 30.0
 
 
 @dataclass
@@ -21,9 +24,17 @@ class LedgerEntry:
     expires_at: float | None
     last_touch: float
     """When the server may last have counted a use."""
+    lengthened_to: float = 0.0
+    """The latest end of its life, after the last kill."""
     deleting: bool = False
     """A deletion was sent; whether it was done is only known if it was acknowledged."""
     deleted: bool = False
+
+
+def _latest_end(entry: LedgerEntry) -> float:
+    if entry.expires_at is None or entry.ttl is None:
+        return math.inf
+    return max(entry.expires_at, entry.last_touch + entry.ttl)
 
 
 def id_of(entry: LedgerEntry | None) -> str | None:
@@ -68,6 +79,11 @@ class PromptLedger:
         """A request used the prompt, as far as the client knows."""
         entry.last_touch = self._clock()
 
+    def killed(self) -> None:
+        """The server was killed, and with it the memory of the last uses."""
+        for entry in self._entries.values():
+            entry.lengthened_to = _latest_end(entry) + _GRACE
+
     def must_exist(self, entry: LedgerEntry) -> bool:
         """Whether the server would be wrong to say that it has no such prompt."""
         if entry.deleting or entry.deleted or self._entries.get(entry.prompt) is not entry:
@@ -80,10 +96,7 @@ class PromptLedger:
             return False
         if entry.deleted:
             return True
-        if entry.expires_at is None or entry.ttl is None:
-            return False
-        latest = max(entry.expires_at, entry.last_touch + entry.ttl)
-        return self._clock() > latest + _SLACK
+        return self._clock() > max(_latest_end(entry), entry.lengthened_to) + _SLACK
 
     def entries(self) -> Iterator[LedgerEntry]:
         yield from list(self._entries.values())

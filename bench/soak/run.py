@@ -111,6 +111,8 @@ class _Soak:
         if end is not None:
             self._probe.watch(None)
             await self._server.end(end)
+            if end == "SIGKILL":
+                load.ledger.killed()
             await asyncio.to_thread(self._server.start)
             load.client.url = self._server.url
             if end == "SIGTERM" and self._server.lives[-2]["exit_code"] != 0:

@@ -306,6 +306,25 @@ def three(tmp_path) -> tuple[Path, list[PromptRecord]]:
     return tmp_path, stored
 
 
+def test_a_kill_ends_no_prompt_early_that_a_use_had_kept_alive(tmp_path):
+    cache = cache_of([1, 2, 3])
+    with GistStore(tmp_path, flush_seconds=30) as store:
+        kept = store.put(record_of([1, 2, 3], ttl=60.0, expires_at=160.0), cache)
+        fixed = store.put(record_of([1, 2, 3], name="fixed", expires_at=500.0), cache)
+    for life in range(2):  # the second is killed before it has written anything
+        store = GistStore(tmp_path, flush_seconds=30)
+        if life == 0:
+            store.count_use(kept.id, tokens_saved=1, at=125.0)
+            store.count_use(fixed.id, tokens_saved=1, at=125.0)
+        store._files.close()  # as the end of the process does
+    with GistStore(tmp_path, flush_seconds=30) as store:
+        assert 185.0 <= store.get(kept.id).expires_at <= 185.0 + 30
+        assert store.get(fixed.id).expires_at == 500.0
+        store.count_use(kept.id, tokens_saved=1, at=150.0)
+    with GistStore(tmp_path, flush_seconds=30) as store:
+        assert store.get(kept.id).expires_at == 210.0
+
+
 def reopened_contents(directory: Path, **options) -> Contents:
     with GistStore(directory, **options) as store:
         return contents(store)

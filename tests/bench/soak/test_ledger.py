@@ -54,6 +54,15 @@ def test_each_use_lengthens_the_latest_end_but_not_what_is_sure(
     assert ledger.must_be_gone(entry) and not ledger.may_hold("pmpt_3")
 
 
+def test_a_kill_may_lengthen_a_life(ledger: PromptLedger, clock: Clock) -> None:
+    entry, lasting = register(ledger, expires_at=1010, ttl=10.0), register(ledger, 4)
+    ledger.killed()
+    clock.now = 1041.0
+    assert not ledger.must_exist(entry) and not ledger.must_be_gone(entry)
+    clock.now = 1043.0
+    assert ledger.must_be_gone(entry) and not ledger.must_be_gone(lasting)
+
+
 def test_a_lost_registration_leaves_everything_open(ledger: PromptLedger, clock: Clock) -> None:
     entry = register(ledger, expires_at=1010, ttl=10.0)
     assert not ledger.may_hold("pmpt_unknown")
