@@ -24,6 +24,7 @@ from .address import url_of
 from .announcement import announce
 from .model_loading import load_served_models, torch_dtype
 from .model_options import ModelOptions
+from .passing_thread import in_passing_thread
 from .serve_options import Device, ServeOptions
 from .terminal import fail
 
@@ -76,12 +77,14 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
             folder = options.store or user_cache_path("gistserve") / "prompts"
             store = GistStore(folder, max_bytes=options.store_limit)
             stack.callback(store.close)
-            served = load_served_models(
-                models,
-                options.gist_adapters or [],
-                base_config(options),
-                logger.info,
-                embeddings=options.embeddings,
+            served = in_passing_thread(
+                lambda: load_served_models(
+                    models,
+                    options.gist_adapters or [],
+                    base_config(options),
+                    logger.info,
+                    embeddings=options.embeddings,
+                )
             )
             app = create_app(ServedModels(served), store, settings)
             for model in served:
