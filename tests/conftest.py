@@ -1,6 +1,8 @@
 """Shared by all tests."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 # Processes that test side by side, and the servers they start, share the cores out before torch
 # counts them.
@@ -25,6 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=25, help="kill -9 so often in the tests of the prompt store"
     )
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """A process has one precision for all accelerators: none outlives its test."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) and not torch.distributed.is_initialized():
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

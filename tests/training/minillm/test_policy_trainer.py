@@ -4,7 +4,6 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +48,7 @@ def test_recomputed_layers_do_not_change_the_update(tmp_path: Path) -> None:
     torch.testing.assert_close(again, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.fixture
-def fresh_precision() -> Iterator[None]:
-    """A process has one precision for all accelerators."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_weights_stay_in_float32_where_bfloat16_computes(
-    tmp_path: Path, fresh_precision: None
-) -> None:
+def test_weights_stay_in_float32_where_bfloat16_computes(tmp_path: Path) -> None:
     exact = minibatch_gradients(tmp_path, [[0, 5, 2, 7]])
     AcceleratorState._reset_state(reset_partial_state=True)
     half = minibatch_gradients(tmp_path, [[0, 5, 2, 7]], bf16=True)
