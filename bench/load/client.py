@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -57,8 +59,7 @@ class LoadClient:
         return sample
 
     async def _stream(self, body: bytes, sent: float, sample: Sample) -> None:
-        headers = {"Content-Type": "application/json"}
-        async with self._session.post(self._url, data=body, headers=headers) as response:
+        async with await self._post(body) as response:
             if response.status != 200:
                 raise _AnswerError(f"HTTP {response.status}: {_message(await response.read())}")
             decoder = EventDecoder()
@@ -69,6 +70,24 @@ class LoadClient:
                     answer.take(data, now)
             answer.end()
 
+    async def _post(self, body: bytes) -> aiohttp.ClientResponse:
+        """The answer's beginning.
+
+        A request that finds its connection closed since the last answer is sent again, as HTTP
+        clients do (RFC 9112, section 9.3.1); one that fails on a connection of its own is not.
+        """
+        headers = {"Content-Type": "application/json"}
+        while True:
+            connection = _Connection()
+            try:
+                return await self._session.post(
+                    self._url, data=body, headers=headers, trace_request_ctx=connection
+                )
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                if not connection.reused:
+                    raise
+                _stop_keeping_alive(self._session)
+
 
 @asynccontextmanager
 async def open_session(
@@ -76,7 +95,8 @@ async def open_session(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Connections to the target, as many as requests are in flight.
 
-    Without `keep_alive` every request gets a connection of its own.
+    Without `keep_alive`, or once the server has closed a connection that a `LoadClient` was to use
+    again, every request gets a connection of its own.
     """
     timeout = aiohttp.ClientTimeout(total=target.timeout)
     connector = (
@@ -85,9 +105,41 @@ async def open_session(
         else aiohttp.TCPConnector(limit=0, force_close=True)
     )
     async with aiohttp.ClientSession(
-        headers=target.headers, timeout=timeout, connector=connector
+        headers=target.headers,
+        timeout=timeout,
+        connector=connector,
+        trace_configs=[_reuse_tracing()],
     ) as session:
         yield session
+
+
+def keeps_alive(session: aiohttp.ClientSession) -> bool:
+    """Whether requests of a session from `open_session` still share connections."""
+    assert session.connector is not None
+    return not session.connector.force_close and session.headers.get("Connection") != "close"
+
+
+def _stop_keeping_alive(session: aiohttp.ClientSession) -> None:
+    session.headers["Connection"] = "close"
+
+
+@dataclass
+class _Connection:
+    """What a request went over."""
+
+    reused: bool = False
+
+
+def _reuse_tracing() -> aiohttp.TraceConfig:
+    """Enters in a request's `_Connection`, where it has one, that it was used before."""
+
+    async def reuse(_session: Any, context: SimpleNamespace, _parameters: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.reused = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(reuse)
+    return tracing
 
 
 class _AnswerError(Exception):

@@ -84,6 +84,11 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
         yield "The server tells no usage: tokens are not known, and lengths of texts were guessed."
     if not result["ignore_eos"]:
         yield "Answers may end early: the server was not asked to ignore the end token, or refuses."
+    if not result["client"]["keep_alive"]:
+        yield (
+            "The server closed connections that it had promised to keep: since then every request "
+            "had one of its own, and TTFT includes opening it."
+        )
     for point in result["points"]:
         yield from _point_remarks(point)
     if registered := result["registered"]:

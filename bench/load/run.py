@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from .arrivals import arrival_times
-from .client import LoadClient, open_session
+from .client import LoadClient, keeps_alive, open_session
 from .errors import LoadError
 from .loops import closed_loop, open_loop
 from .measures import figures, raw
@@ -65,6 +65,7 @@ async def _measure(settings: LoadSettings, console: Console) -> dict[str, Any]:
         ids = [resource["id"] for resource in resources] or [None] * len(prompts)
         run = _Run(settings, found, session, prompts, ids, console)
         points = [await run.point(point, number) for number, point in enumerate(settings.points)]
+        keep_alive = keeps_alive(session)
     return {
         "url": settings.url,
         "model": found.target.model,
@@ -76,7 +77,10 @@ async def _measure(settings: LoadSettings, console: Console) -> dict[str, Any]:
         "slo_ms": dict(settings.slo.limits) if settings.slo else None,
         "workload": settings.workload.facts(),
         "registered": prompt_facts(resources) if resources else None,
-        "client": {"library": f"aiohttp {aiohttp.__version__}"},
+        "client": {
+            "library": f"aiohttp {aiohttp.__version__}",
+            "keep_alive": keep_alive,
+        },
         "points": points,
     }
 

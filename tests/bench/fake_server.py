@@ -61,11 +61,13 @@ DONE = data("[DONE]")
 class FakeServer:
     """`answer(path, body)` gives status and steps; JSON of other paths is in `documents`.
 
-    With a clock, seconds pass on it alone.
+    With a clock, seconds pass on it alone. Without `keep_alive` it promises to keep connections,
+    but drops each on its second request.
     """
 
     answer: Callable[[str, dict[str, Any]], tuple[int, Sequence[Step]]]
     clock: Clock | None = None
+    keep_alive: bool = True
     url: str = ""
     documents: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -76,7 +78,9 @@ class FakeServer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self._serve_one(reader, writer):
-                pass
+                if not self.keep_alive:
+                    await reader.readuntil(b"\r\n\r\n")
+                    break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

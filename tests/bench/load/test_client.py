@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 from gistserve.bench.load import client
-from gistserve.bench.load.client import LoadClient, open_session
+from gistserve.bench.load.client import LoadClient, keeps_alive, open_session
 from gistserve.bench.load.endpoint import Endpoint
 from gistserve.bench.load.sample import Sample
 from gistserve.bench.load.target import Target
@@ -154,6 +154,41 @@ def test_a_dropped_connection_is_an_error(start_server: StartServer) -> None:
     sample = asyncio.run(send_to(Target(server.url, "m", Endpoint.completions)))
     assert sample.error is not None
     assert sample.error.startswith("Client")
+
+
+def test_a_request_that_finds_its_connection_closed_is_sent_again(
+    start_server: StartServer,
+) -> None:
+    server = start_server(lambda path, body: (200, [text("a", "stop"), DONE]))
+    server.keep_alive = False
+    target = Target(server.url, "m", Endpoint.completions)
+
+    async def send_all() -> list[Sample]:
+        async with open_session(target) as session:
+            sender = LoadClient(target, session)
+            first = await asyncio.gather(*(sender.send(REQUEST, 0.0) for _ in range(3)))
+            assert keeps_alive(session)
+            again = await asyncio.gather(*(sender.send(REQUEST, 0.0) for _ in range(3)))
+            assert not keeps_alive(session)
+            return [*first, *again, await sender.send(REQUEST, 0.0)]
+
+    assert [sample.error for sample in asyncio.run(send_all())] == [None] * 7
+    assert len(server.requests) == 7
+
+    assert "Connection: close\r\n" in server.heads[-1]
+
+
+def test_a_request_that_fails_on_a_new_connection_is_not_sent_again(
+    start_server: StartServer,
+) -> None:
+    def die(path: str, body: object) -> tuple[int, list[Step]]:
+        raise ConnectionError
+
+    server = start_server(die)
+    error = asyncio.run(send_to(Target(server.url, "m", Endpoint.completions))).error
+    assert error is not None
+    assert "ServerDisconnectedError" in error
+    assert len(server.requests) == 1
 
 
 def test_a_silent_server_is_an_error(start_server: StartServer) -> None:

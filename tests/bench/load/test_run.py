@@ -133,6 +133,15 @@ def test_without_usage_tokens_are_unknown_and_that_is_said(start_server: StartSe
     assert "tells no usage" in "\n".join(remarks(result))
 
 
+def test_a_server_that_breaks_its_promise_of_keep_alive_is_measured(server: FakeServer) -> None:
+    kept = measure(settings(server))
+    server.keep_alive = False
+    broken = measure(settings(server))
+    assert [point["failed"] for point in broken["points"]] == [0, 0]
+    assert [result["client"]["keep_alive"] for result in (kept, broken)] == [True, False]
+    assert "had promised to keep" in "\n".join(remarks(broken))
+
+
 def test_failures_are_counted_and_said(start_server: StartServer) -> None:
     def shaky(path: str, body: dict[str, Any]) -> tuple[int, Sequence[Step]]:
         if len(server.requests) > 6:
