@@ -276,16 +276,16 @@ class PromptRegistry:
 
     def _changes(self, patch: PromptPatch) -> dict[str, Any]:
         given = patch.model_fields_set
-        if {"ttl", "expires_at"} <= given:
-            raise bad_value("ttl", "Give ttl or expires_at, not both.")
         changes: dict[str, Any] = {}
         now = self._clock()
-        if "ttl" in given:
-            changes |= life(patch.ttl, now)
-        if "expires_at" in given:
-            if patch.expires_at is not None and patch.expires_at <= now:
+        if patch.expires_at is not None:
+            if patch.ttl is not None:
+                raise bad_value("ttl", "Give ttl or expires_at, not both.")
+            if patch.expires_at <= now:
                 raise bad_value("expires_at", "expires_at must lie in the future.")
             changes |= {"expires_at": patch.expires_at, "ttl": None}
+        elif given & {"ttl", "expires_at"}:
+            changes |= life(patch.ttl, now)
         if patch.metadata is not None:
             changes["metadata"] = patch.metadata
         return changes

@@ -87,7 +87,10 @@ class PromptBody(RequestBody):
 
 
 class PromptPatch(RequestBody):
-    """Body of PATCH /v1/prompts/{id}; what is absent stays. A null ends the expiry."""
+    """Body of PATCH /v1/prompts/{id}; what is absent stays.
+
+    `ttl` or `expires_at`; null, for one or both, means that the prompt never expires.
+    """
 
     ttl: Ttl = Field(None, description="Life time from now on, and after each use.")
     expires_at: int | None = Field(None, description="Unix seconds; use does not move it.")

@@ -245,6 +245,12 @@ async def test_patch_changes_what_it_names(site: Site) -> None:
     moment = int(site.clock.now) + 7
     assert (await patch(expires_at=moment))["expires_at"] == moment
     assert (await patch(expires_at=None))["expires_at"] is None
+    # Clients that send every field give null for what they do not mean.
+    assert (await patch(ttl="60s", expires_at=None))["ttl"] == "60s"
+    fixed = await patch(ttl=None, expires_at=moment)
+    assert (fixed["ttl"], fixed["expires_at"]) == (None, moment)
+    never = await patch(ttl=None, expires_at=None)
+    assert (never["ttl"], never["expires_at"]) == (None, None)
     for bad in (
         {"ttl": "x"},
         {"expires_at": "tomorrow"},
