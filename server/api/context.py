@@ -198,13 +198,13 @@ class ApiContext:
         return generation
 
 
-def api_context(request: Request) -> ApiContext:
-    """FastAPI dependency."""
+async def api_context(request: Request) -> ApiContext:
+    """FastAPI dependency. Not awaiting anything, but FastAPI runs others in threads."""
     context = request.app.state.context
     assert isinstance(context, ApiContext)
     return context
 
 
-def owner(request: Request) -> str:
+async def owner(request: Request) -> str:
     """FastAPI dependency: who makes this request."""
     return request_owner(request)
