@@ -1,5 +1,6 @@
 """What `gistserve serve` does once its options are known; imports torch and the web framework."""
 
+import gc
 import logging
 import socket
 from collections.abc import Sequence
@@ -97,6 +98,9 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
             fail(str(error))
         needs_key = options.api_key is not None
         announce(served, url_of(listener), needs_key, options.log_format)
+        # No collection need go over what lives as long as the process; it stops the event loop.
+        gc.collect()
+        gc.freeze()
         # Once all is stopped, uvicorn raises the signal that stopped it again.
         with suppress(KeyboardInterrupt):
             run_server(app, listener, graceful_seconds=options.shutdown_timeout)

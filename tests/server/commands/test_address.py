@@ -1,3 +1,4 @@
+import asyncio
 import socket
 
 import pytest
@@ -40,3 +41,20 @@ def test_a_port_can_be_taken_again_right_after_a_server_ended() -> None:
 def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
     with pytest.raises(AddressError, match="--host"):
         bind(host, 0)
+
+
+def test_asyncio_sends_answers_at_once_also_without_uvloop() -> None:
+    async def no_delay() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+
+        def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as listener:
+            async with await asyncio.start_server(on_connection, sock=listener):
+                with socket.create_connection(listener.getsockname()):
+                    return await accepted
+
+    assert asyncio.run(no_delay())
