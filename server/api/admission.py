@@ -68,6 +68,20 @@ class Admission:
             self.active -= 1
             self.waiting_tokens -= num_tokens
 
+    @contextmanager
+    def stay(self, num_tokens: int) -> Iterator[None]:
+        """A place from now to its end for work that is no sequence.
+
+        Raises ApiError (429) as `check`.
+        """
+        self.check(num_tokens)
+        self.enter(num_tokens)
+        try:
+            yield
+        finally:
+            self.begin(num_tokens)
+            self.leave()
+
     def enter(self, num_tokens: int) -> None:
         """A sequence with so many prompt tokens joins the queue."""
         self.active += 1

@@ -1,5 +1,6 @@
 """What the routes of one application share."""
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ..engine.pinned import PinnedCache
 from .admission import Admission
 from .arrival import Arrival
 from .authentication import request_owner
-from .errors import bad_value, request_timeout, shutting_down
+from .errors import ApiError, bad_value, request_timeout, shutting_down
 from .generation import AnswerSettings, Generation, PreparedPrompt, TimeLimits, plan_generation
 from .grammars import Grammars
 from .logprobs import TokenTexts
@@ -32,11 +33,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class ModelDesk:
-    """One served model with what the interface keeps for it."""
+    """One served model with what the interface keeps for it.
+
+    admission: of requests; registrations: of prompts to compress, one of which runs at a time.
+    """
 
     model: ServedModel
     renderer: Renderer
     admission: Admission
+    registrations: Admission
     token_texts: TokenTexts
     meter: ModelMeter
     grammars: Grammars
@@ -48,12 +53,8 @@ class ModelDesk:
         return cls(
             model=model,
             renderer=Renderer(model, settings.threaded_text_chars),
-            admission=Admission(
-                model.engine.max_num_seqs,
-                settings.max_queue,
-                settings.max_queue_tokens,
-                settings.retry_after_seconds,
-            ),
+            admission=_admission(model.engine.max_num_seqs, settings),
+            registrations=_admission(1, settings),
             token_texts=TokenTexts(model.tokenizer),
             meter=ModelMeter(model.name, latencies),
             grammars=Grammars(model),
@@ -114,6 +115,22 @@ class ApiContext:
         finally:
             self._scopes.discard(scope)
         raise shutting_down() if self.stopping else request_timeout()
+
+    async def limited_while_connected(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """The same, and the work is cancelled when the client goes away.
+
+        What `work` does in threads, and up to its next await, it still does.
+
+        Raises:
+            ApiError: as `limited`; 499 if the client went away (nobody is left to read it).
+        """
+        with anyio.CancelScope() as scope:
+            watcher = asyncio.ensure_future(_cancel_on_disconnect(request, scope))
+            try:
+                return await self.limited(work)
+            finally:
+                watcher.cancel()
+        raise ApiError(499, "The client closed the request.")
 
     def check_open(self) -> None:
         if self.stopping:
@@ -196,6 +213,18 @@ class ApiContext:
         generation.start()
         self._generations.add(generation)
         return generation
+
+
+def _admission(max_running: int, settings: ServerSettings) -> Admission:
+    return Admission(
+        max_running, settings.max_queue, settings.max_queue_tokens, settings.retry_after_seconds
+    )
+
+
+async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 async def api_context(request: Request) -> ApiContext:

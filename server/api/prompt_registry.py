@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from ...compress.record import PromptRecord, new_prompt_id
 from ...compress.store import GistStore
+from .admission import Admission
 from .cache_tiers import CacheTiers
 from .errors import ApiError, bad_value, model_not_found, prompt_not_found
 from .prompt_cache import PromptCaches
@@ -64,24 +65,35 @@ class PromptRegistry:
         await self.sweep()
 
     async def create(
-        self, owner: str, model: ServedModel, renderer: Renderer, body: PromptBody
+        self,
+        owner: str,
+        model: ServedModel,
+        renderer: Renderer,
+        queue: Admission,
+        body: PromptBody,
     ) -> tuple[PromptEntry, bool]:
         """Registers a prompt; the same one again gives the same entry and False.
 
+        Cancelled before its cache is written it registers nothing, after that all of it.
+
+        Args:
+            queue: bounds what may wait to be compressed; what is registered needs no place.
+
         Raises:
-            ApiError: 400 for what cannot be compressed, 409 for a name that is taken, 507 where
-                cache or store have no room.
+            ApiError: 400 for what cannot be compressed, 409 for a name that is taken, 429 for a
+                full queue, 507 where cache or store have no room.
         """
         plan = plan_prompt(owner, model, body)
         await self.sweep()  # what has expired must not be what the store has no room for
-        async with self._sole_creator(plan.identity):
-            known = self._current(self._index.by_identity(plan.identity))
-            if known is not None and known.error is None:
-                await self._renew(known, plan)
-                return known, False
-            with_name = (owner, model.name, body.name) if body.name else None
-            async with self._reserve(with_name, plan.identity):
-                return await self._build(plan, model, renderer, known), True
+        if (known := self._ready(plan)) is None:
+            queue.check()
+            token_ids = await _token_ids(renderer, plan)
+            with queue.stay(len(token_ids)):
+                async with self._sole_creator(plan.identity):
+                    if (known := self._ready(plan)) is None:
+                        return await self._build(plan, model, token_ids), True
+        await self._renew(known, plan)
+        return known, False
 
     def get(self, owner: str, prompt_id: str) -> PromptEntry:
         """Raises ApiError (404) for unknown, expired and other owners' prompts."""
@@ -209,19 +221,36 @@ class PromptRegistry:
         """The entry, unless it has expired."""
         return None if entry is None or entry.is_expired(self._clock()) else entry
 
+    def _ready(self, plan: PromptPlan) -> PromptEntry | None:
+        """The same prompt, registered before."""
+        entry = self._current(self._index.by_identity(plan.identity))
+        return None if entry is None or entry.error is not None else entry
+
     async def _build(
-        self, plan: PromptPlan, model: ServedModel, renderer: Renderer, failed: PromptEntry | None
+        self, plan: PromptPlan, model: ServedModel, token_ids: list[int]
     ) -> PromptEntry:
         """Makes cache and record; takes the place of the same prompt where that had failed."""
         body = plan.body
-        if plan.messages is not None:
-            token_ids = await renderer.registered_chat(plan.messages, body.variables)
-        else:
-            token_ids = await renderer.registered_text(body.text or "", body.variables)
-        if not token_ids:
-            raise bad_value("text", "text must hold at least one token.")
-        now = self._clock()
-        record = PromptRecord(
+        name = (plan.owner, model.name, body.name) if body.name else None
+        async with self._reserve(name, plan.identity):
+            failed = self._current(self._index.by_identity(plan.identity))
+            record, cache = await self._caches.make(self._record(plan, model, token_ids, failed))
+            entry = self._entry(record)
+            if failed is not None and not failed.deleted:
+                self._drop(failed)
+            self._index.add(entry)
+            await self.tiers.settle(entry, cache)
+            return entry
+
+    def _record(
+        self,
+        plan: PromptPlan,
+        model: ServedModel,
+        token_ids: list[int],
+        failed: PromptEntry | None,
+    ) -> PromptRecord:
+        body, now = plan.body, self._clock()
+        return PromptRecord(
             id=failed.record.id if failed else new_prompt_id(),
             name=body.name or (failed.record.name if failed else None),
             owner=plan.owner,
@@ -237,13 +266,6 @@ class PromptRegistry:
             variables=body.variables,
             prompt_token_ids=token_ids,
         )
-        record, cache = await self._caches.make(record)
-        entry = self._entry(record)
-        if failed is not None and not failed.deleted:
-            self._drop(failed)
-        self._index.add(entry)
-        await self.tiers.settle(entry, cache)
-        return entry
 
     async def _renew(self, entry: PromptEntry, plan: PromptPlan) -> None:
         """A registration again: it may name an unnamed prompt and lengthen its life."""
@@ -326,3 +348,15 @@ class PromptRegistry:
                 param="name",
                 code="name_taken",
             )
+
+
+async def _token_ids(renderer: Renderer, plan: PromptPlan) -> list[int]:
+    """The tokens to compress. Raises ApiError (400) where there are none."""
+    body = plan.body
+    if plan.messages is not None:
+        token_ids = await renderer.registered_chat(plan.messages, body.variables)
+    else:
+        token_ids = await renderer.registered_text(body.text or "", body.variables)
+    if not token_ids:
+        raise bad_value("text", "text must hold at least one token.")
+    return token_ids

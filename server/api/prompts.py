@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from .answers import Prompt, PromptDeleted, PromptList
@@ -21,25 +21,30 @@ router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=JsonRoute
     response_model=Prompt,
     responses={
         200: {"model": Prompt, "description": "The same prompt was registered before."},
-        **error_responses(400, 401, 404, 409, 413, 503, 507),
+        **error_responses(400, 401, 404, 409, 413, 429, 503, 507),
     },
 )
 async def create_prompt(
     body: PromptBody,
+    request: Request,
     context: Annotated[ApiContext, Depends(api_context)],
     owner: Annotated[str, Depends(owner)],
 ) -> Response:
     """Registers a prompt and answers when it is ready.
 
     Content, model, method and number of gist tokens identify it: the same again answers 200 with
-    the same resource (a name it did not have, and a longer life, are taken over).
+    the same resource (a name it did not have, and a longer life, are taken over). Registrations
+    of a model wait for one another; a client that goes away gives up its own.
     """
     context.check_open()
     model, prompt_name = context.models.resolve(body.model)
     if prompt_name is not None:
         raise model_not_found(str(body.model))
-    renderer = context.desks[model.name].renderer
-    entry, created = await context.limited(context.prompts.create(owner, model, renderer, body))
+    desk = context.desks[model.name]
+    entry, created = await context.limited_while_connected(
+        request,
+        context.prompts.create(owner, model, desk.renderer, desk.registrations, body),
+    )
     return JSONResponse(context.prompts.as_resource(entry), 201 if created else 200)
 
 

@@ -60,19 +60,21 @@ class CompressionQueue:
 
     def advance(self) -> None:
         """Computes the next chunk. What fails reaches the job's future alone."""
+        for job in [job for job in self._jobs if job.future.cancelled()]:
+            self._close(job)
         if not self._jobs:
             return
         job = self._jobs[0]
         try:
-            cache = None if job.future.cancelled() else self._advance(job)
+            cache = self._advance(job)
         except Exception as error:
             self._close(job)
             _fail(job.future, error)
             return
-        if cache is not None or job.future.cancelled():
+        if cache is not None:
             self._close(job)
-        if cache is not None and job.future.set_running_or_notify_cancel():
-            job.future.set_result(cache)
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(cache)
 
     def end_all(self, error: Exception) -> None:
         """Fails every job."""
@@ -94,7 +96,7 @@ class CompressionQueue:
         return None
 
     def _close(self, job: _Job) -> None:
-        self._jobs.popleft()
+        self._jobs.remove(job)
         if job.steps is not None:
             job.steps.close()
         self._scheduler.release(job.block_ids)

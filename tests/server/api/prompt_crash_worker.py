@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from gistserve.compress.cache import GistCache
 from gistserve.compress.store import GistStore
+from gistserve.server.api.admission import Admission
 from gistserve.server.api.prompt_memory import PromptMemory
 from gistserve.server.api.prompt_registry import PromptRegistry
 from gistserve.server.api.prompt_schemas import PromptBody, PromptPatch
 from gistserve.server.engine.pinned import PinnedCache
 
 TEXTS = 12
+QUEUE = Admission(1, 100, None, 1)
 FINGERPRINT = "model-a"
 
 
@@ -92,7 +94,7 @@ async def one_client(registry: PromptRegistry, model: Any, number: int, seed: in
             text = f"text {choose.randrange(TEXTS)}"
             fields = {"text": text, "name": f"n{choose.randrange(10**9)}", "ttl": "9999999s"}
             say(client=number, kind=kind, text=text, name=fields["name"])
-            made, _ = await registry.create(owner, model, Renderer(), PromptBody(**fields))  # type: ignore[arg-type]
+            made, _ = await registry.create(owner, model, Renderer(), QUEUE, PromptBody(**fields))  # type: ignore[arg-type]
             say(client=number, kind="done", prompt=shown(registry, made))
         elif kind == "patch":
             metadata = {"value": choose.random(), "long": "x" * choose.randrange(5000)}
