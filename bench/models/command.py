@@ -21,6 +21,24 @@ def models(
     data: Annotated[
         str | None, typer.Option(help="JSONL file of prompts and responses, to measure quality.")
     ] = None,
+    prompt: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Text file: a prompt that all requests follow, kept by the server as full-prefix "
+            "cache and, in a row of its own, as gist of each model that has a gist adapter.",
+        ),
+    ] = None,
+    gist_adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a gist adapter; finds its model by itself. Repeatable. One in a "
+            "model's own gist_adapter folder is found.",
+        ),
+    ] = None,
     prompt_field: Annotated[str, typer.Option(help="Field of a prompt.")] = "prompt",
     response_field: Annotated[str, typer.Option(help="Field of its response.")] = "response",
     examples: Annotated[int | None, typer.Option(min=1, help="Read only so many prompts.")] = None,
@@ -42,6 +60,13 @@ def models(
         str, typer.Option(help="Length of a prompt, as `bench serve` has it.")
     ] = "64",
     output_tokens: Annotated[str, typer.Option(help="Length of an answer.")] = "64",
+    kv_cache_memory: Annotated[
+        str | None, typer.Option(help="Memory for the KV caches of all models, as in 2GiB.")
+    ] = None,
+    prompt_memory: Annotated[
+        str | None,
+        typer.Option(help="Of each model's KV cache, for the prompt's caches. Default: half."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of texts and lengths.")] = 0,
 ) -> None:
     """Serve several models together; compare their memory, speed and quality."""
@@ -55,15 +80,21 @@ def models(
     from .plot import plot_models
     from .quality import read_labelled
     from .report import print_report
+    from .served import ServerSettings
 
     console = Console()
     try:
         settings = ModelsSettings(
             sources=[parse_source(text) for text in model],
             workload=Workload(
-                0, parse_lengths("1"), parse_lengths(input_tokens), parse_lengths(output_tokens)
+                num_prompts=0,
+                prompt_tokens=parse_lengths("1"),
+                input_tokens=parse_lengths(input_tokens),
+                output_tokens=parse_lengths(output_tokens),
+                prompt_files=(prompt,) if prompt else (),
             ),
             url=url,
+            server=ServerSettings(tuple(gist_adapter or ()), kv_cache_memory, prompt_memory),
             api_key=api_key,
             endpoint=endpoint,
             concurrency=concurrency,

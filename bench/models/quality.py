@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +16,7 @@ from ...training.records import DataError, read_records, read_text
 from ..load.endpoint import Endpoint
 from ..load.errors import LoadError
 from ..load.target import Target
+from .contender import Contender
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,25 @@ def read_labelled(
 async def answers(
     session: aiohttp.ClientSession,
     target: Target,
+    contender: Contender,
     rows: Sequence[Labelled],
     *,
     max_tokens: int,
     concurrency: int,
     on_done: Callable[[], None],
 ) -> list[str]:
-    """Greedy answers in the order of `rows`.
+    """Greedy answers in the order of `rows`; `target` says how the contender is asked.
 
     Raises:
-        LoadError: a request fails.
+        LoadError: a request fails, or does not use the cache of the contender's prompt.
     """
+    target = replace(target, model=contender.model)
     texts = [""] * len(rows)
     upcoming = iter(enumerate(rows))
 
     async def work() -> None:
         for place, row in upcoming:
-            texts[place] = await _answer(session, target, row.prompt, max_tokens)
+            texts[place] = await _answer(session, target, contender, row.prompt, max_tokens)
             on_done()
 
     await asyncio.gather(*(work() for _ in range(concurrency)))
@@ -75,9 +78,15 @@ async def answers(
 
 
 async def _answer(
-    session: aiohttp.ClientSession, target: Target, prompt: str, max_tokens: int
+    session: aiohttp.ClientSession,
+    target: Target,
+    contender: Contender,
+    prompt: str,
+    max_tokens: int,
 ) -> str:
     body: dict[str, Any] = {"model": target.model, "max_tokens": max_tokens, "temperature": 0.0}
+    if contender.prompt is not None:
+        body["prompt_id"] = contender.prompt.id
     if target.endpoint is Endpoint.chat:
         body["messages"] = [{"role": "user", "content": prompt}]
     else:
@@ -87,11 +96,14 @@ async def _answer(
             text = await response.text()
             if response.status != 200:
                 raise LoadError(
-                    f"{target.model} gave no answer: HTTP {response.status}: {text[:300]}."
+                    f"{contender.name} gave no answer: HTTP {response.status}: {text[:300]}."
                 )
-            choice = (await response.json(content_type=None))["choices"][0]
+            reply = await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise LoadError(f"{target.model} gave no answer: {error!r}.") from error
+        raise LoadError(f"{contender.name} gave no answer: {error!r}.") from error
+    details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
+    contender.check_cache(details.get("cached_tokens"), details.get("gist_tokens"))
+    choice = reply["choices"][0]
     return str(choice["message"]["content"] if target.endpoint is Endpoint.chat else choice["text"])
 
 

@@ -19,11 +19,16 @@ def print_report(result: dict[str, Any], console: Console) -> None:
 
 
 def size_table(result: dict[str, Any]) -> Table:
-    """One row a model."""
+    """One line a row of the comparison."""
     table = Table(title="memory and quality")
+    with_prompt = any("prompt_cache_bytes" in model for model in result["models"].values())
     names = ["model", "disk MB", "memory MB", "KV bytes a token"]
+    if with_prompt:
+        names.append("prompt MB")
     for name in [*names, "ROUGE-L", "exact match"]:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(
+            name, justify="left" if name == "model" else "right", no_wrap=name == "model"
+        )
     for name, model in result["models"].items():
         quality = model["quality"] or {}
         table.add_row(
@@ -31,15 +36,17 @@ def size_table(result: dict[str, Any]) -> Table:
             _megabytes(model["disk_bytes"]),
             _megabytes(model["weight_bytes"]),
             "unknown" if model["kv_bytes_per_token"] is None else str(model["kv_bytes_per_token"]),
+            *([_megabytes(model["prompt_cache_bytes"])] if with_prompt else []),
             *(_score(quality.get(measure)) for measure in ("rouge_l", "exact_match")),
         )
     return table
 
 
 def speed_table(result: dict[str, Any]) -> Table:
-    """One row a model and arm: medians over the rounds, and the ratio to the first model.
+    """One line a row and arm: medians over the rounds, and the ratio to the first row.
 
-    `load` is requests at a time: to this model alone, or to all of them at once.
+    `load` is requests at a time: to this model alone, or to every model at once. A gist's row is
+    then that of models which have gists using them.
     """
     many = result["concurrency"]
     first = next(iter(result["models"]))

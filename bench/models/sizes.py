@@ -1,4 +1,4 @@
-"""One of the models that are compared."""
+"""What the models take, on disk and in memory."""
 
 from __future__ import annotations
 

@@ -13,35 +13,37 @@ from ..load.workload import LoadRequest
 
 
 async def all_together(
-    clients: Mapping[str, LoadClient], requests: Sequence[LoadRequest], concurrency: int
+    clients: Mapping[str, LoadClient],
+    requests: Mapping[str, Iterator[LoadRequest]],
+    count: int,
+    concurrency: int,
 ) -> tuple[dict[str, list[Sample]], float]:
-    """Closed loops of `concurrency` requests on every model until each has answered all requests.
+    """Closed loops of `concurrency` requests on every model until each has answered `count`.
 
-    Those that are done earlier begin again, so that no model is ever left alone.
+    Those that are done earlier go on, so that none is ever left alone. They go on with requests
+    that are new: the server has the prompts of earlier ones in its prefix cache.
+
+    Args:
+        clients, requests: by the same names; requests never end.
 
     Returns:
-        Samples by model, and the seconds until the last one had answered all: what came later is
-        not under full load.
+        Samples by name, and the seconds until the last one had answered `count`: what came later
+        is not under full load.
     """
     start = perf_counter()
     samples: dict[str, list[Sample]] = {name: [] for name in clients}
 
     def left() -> bool:
-        return any(len(done) < len(requests) for done in samples.values())
+        return any(len(done) < count for done in samples.values())
 
-    async def work(name: str, upcoming: Iterator[LoadRequest]) -> float:
+    async def work(name: str) -> float:
         end = 0.0
         while left():
-            samples[name].append(await clients[name].send(next(upcoming), start))
+            samples[name].append(await clients[name].send(next(requests[name]), start))
             end = end or (0.0 if left() else perf_counter() - start)
         return end
 
-    loops = [
-        work(name, upcoming)
-        for name, upcoming in ((name, itertools.cycle(requests)) for name in clients)
-        for _ in range(concurrency)
-    ]
-    ends = await asyncio.gather(*loops)
+    ends = await asyncio.gather(*(work(name) for name in clients for _ in range(concurrency)))
     return samples, min(end for end in ends if end)
 
 

@@ -12,6 +12,8 @@ from gistserve.bench.load.client import open_session
 from gistserve.bench.load.endpoint import Endpoint
 from gistserve.bench.load.errors import LoadError
 from gistserve.bench.load.target import Target
+from gistserve.bench.models.contender import Contender
+from gistserve.bench.models.kept_prompt import KeptPrompt
 from gistserve.bench.models.quality import Labelled, answers, read_labelled, scores
 
 from ..fake_server import StartServer
@@ -19,15 +21,20 @@ from ..fake_server import StartServer
 ROWS = [Labelled(f"say {number}", f" {number} apples") for number in range(7)]
 
 
-def ask(url: str, endpoint: Endpoint) -> list[str]:
+PLAIN = Contender("m", "m")
+GIST = Contender("m + gist", "m", KeptPrompt("policy", "prompt_1", 40, 5, 1280))
+
+
+def ask(url: str, endpoint: Endpoint, contender: Contender = PLAIN) -> list[str]:
     done: list[None] = []
 
     async def go() -> list[str]:
-        target = Target(url, "m", endpoint)
+        target = Target(url, "another", endpoint)
         async with open_session(target) as session:
             return await answers(
                 session,
                 target,
+                contender,
                 ROWS,
                 max_tokens=9,
                 concurrency=3,
@@ -41,7 +48,8 @@ def ask(url: str, endpoint: Endpoint) -> list[str]:
 
 def test_answers_come_in_the_order_of_their_prompts(start_server: StartServer) -> None:
     def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        assert (body["temperature"], body["max_tokens"]) == (0.0, 9)
+        assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.0, 9)
+        assert "prompt_id" not in body
         if "messages" in body:
             word = body["messages"][0]["content"].split()[1]
             choice: dict[str, Any] = {"message": {"content": f"{word} pears"}}
@@ -60,6 +68,25 @@ def test_a_refused_prompt_ends_the_comparison(start_server: StartServer) -> None
     server = start_server(lambda path, body: (400, [b"too long"]))
     with pytest.raises(LoadError, match="m gave no answer: HTTP 400: too long"):
         ask(server.url, Endpoint.completions)
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("usage", [{"cached_tokens": 40, "gist_tokens": 5}, {}])
+def test_an_answer_under_a_prompt_proves_that_its_cache_was_used(
+    start_server: StartServer, endpoint: Endpoint, usage: dict[str, int]
+) -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        assert (body["model"], body["prompt_id"]) == ("m", "prompt_1")
+        choice = {"text": "a", "message": {"content": "a"}}
+        reply = {"choices": [choice], "usage": {"prompt_tokens_details": usage}}
+        return 200, [json.dumps(reply).encode()]
+
+    server = start_server(answer)
+    if usage:
+        assert ask(server.url, endpoint, GIST) == ["a"] * 7
+    else:
+        with pytest.raises(LoadError, match=r"m \+ gist did not use the prompt's cache"):
+            ask(server.url, endpoint, GIST)
 
 
 def test_scores_are_means_with_standard_errors() -> None:

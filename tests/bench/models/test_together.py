@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +25,9 @@ def test_no_model_is_ever_left_alone(start_server: StartServer) -> None:
         return 200, [DELAYS[body["model"]], text("a", "length"), usage(3, 1), DONE]
 
     server = start_server(answer)
-    requests = [LoadRequest("", None, str(number), 1) for number in range(4)]
+
+    def endless() -> Iterator[LoadRequest]:
+        return (LoadRequest("", None, str(number), 1) for number in itertools.count())
 
     async def go() -> tuple[dict[str, list[Sample]], float]:
         target = Target(server.url, "fast", Endpoint.completions)
@@ -32,7 +36,7 @@ def test_no_model_is_ever_left_alone(start_server: StartServer) -> None:
                 name: LoadClient(Target(server.url, name, Endpoint.completions), session)
                 for name in DELAYS
             }
-            return await all_together(clients, requests, 2)
+            return await all_together(clients, {name: endless() for name in DELAYS}, 4, 2)
 
     samples, seconds = asyncio.run(go())
     # Four requests, two at a time, are two delays of the slow model.
@@ -42,8 +46,11 @@ def test_no_model_is_ever_left_alone(start_server: StartServer) -> None:
     }
     assert seconds > 2 * DELAYS["slow"] - 0.01
     assert seconds == pytest.approx(ends["slow"][3], abs=0.3)
-    assert len(samples["fast"]) > 2 * len(requests)
+    assert len(samples["fast"]) > 2 * 4
     assert ends["fast"][-1] > seconds - 0.3
+    # A prompt that was asked before would be found in a prefix cache.
+    asked = [body["prompt"] for _, _, body in server.requests if body["model"] == "fast"]
+    assert len(set(asked)) == len(asked) == len(samples["fast"])
 
 
 def test_only_tokens_that_had_arrived_count() -> None:
