@@ -31,6 +31,7 @@ from .context import ApiContext, ModelDesk
 from .kv_watch import KVWatch
 from .metrics import ServerCollector
 from .openapi import PROTECTED, describe
+from .pacing import PacingMiddleware
 from .prompt_registry import PromptRegistry
 from .request_log import RequestLogMiddleware
 from .request_meter import Latencies
@@ -89,6 +90,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=[ID_HEADER],
         )
+    app.add_middleware(PacingMiddleware, unpaced=("/health",))
     app.add_middleware(RequestLogMiddleware)
     return app
 
