@@ -59,10 +59,10 @@ async def _register(
         raise LoadError(f"{target.url} did not register a prompt: {error!r}.") from error
     seconds = perf_counter() - start
     if response.status not in (200, 201):
-        raise LoadError(
-            f"{target.url} did not register a prompt: HTTP {response.status}: {answer[:300]}. "
-            "--register needs a gistserve server."
-        )
+        reason = f"HTTP {response.status}: {answer[:300]}."
+        if response.status == 404:
+            reason += " It takes a gistserve server to register prompts."
+        raise LoadError(f"{target.url} did not register a prompt: {reason}")
     return json.loads(answer) | {"seconds": seconds, "created": response.status == 201}
 
 

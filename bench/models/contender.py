@@ -91,7 +91,6 @@ async def _check_at_hand(
     if tier != "device":
         raise LoadError(
             f"The prompt of {contender.name} does not stay in the model's KV cache beside the "
-            f"others (it is {'gone' if tier is None else 'in ' + tier + ' memory'}), so speeds "
-            "would be those of bringing it back: give the server a larger --prompt-memory or "
-            "--kv-cache-memory."
+            f"others (its storage tier is {tier!r}), so speeds would be those of bringing it back: "
+            "give the server a larger --prompt-memory or --kv-cache-memory."
         )

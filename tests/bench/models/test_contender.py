@@ -85,7 +85,8 @@ def test_in_chats_it_is_the_system_message(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "where"), [({"storage": {"tier": "disk"}}, "in disk memory"), (None, "gone")]
+    ("document", "where"),
+    [({"storage": {"tier": "disk"}}, "tier is 'disk'"), (None, "tier is None")],
 )
 def test_a_prompt_that_leaves_the_device_for_the_next_one_is_refused(
     server: FakeServer, document: Any, where: str
@@ -97,3 +98,9 @@ def test_a_prompt_that_leaves_the_device_for_the_next_one_is_refused(
     verbs = [verb for verb, _, _ in server.requests]
     assert verbs[:4] == ["POST", "POST", "POST", "GET"]
     assert sorted(asked(server, "DELETE")) == ["student-prefix", "teacher-gist", "teacher-prefix"]
+
+
+def test_a_server_that_keeps_no_prompts_is_told_so(server: FakeServer) -> None:
+    del server.documents["POST /v1/prompts"]
+    with pytest.raises(LoadError, match=r"did not register a prompt: HTTP 404.*takes a gistserve"):
+        enter(server, "policy")
