@@ -161,8 +161,8 @@ class ModelList(Answer):
 
 
 class Health(Answer):
-    status: Literal["ok", "shutting_down", "engine_stopped"]
-    models: list[str] | None = Field(None, description="The models whose engine does not run.")
+    status: Literal["ok", "shutting_down", "engine_stopped", "engine_hung"]
+    models: list[str] | None = Field(None, description="The models whose engine is meant.")
 
 
 class ServedModelInfo(Answer):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,6 +37,7 @@ from .request_log import RequestLogMiddleware
 from .request_meter import Latencies
 from .served_models import ServedModels
 from .settings import ServerSettings
+from .step_watch import StepWatch
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def build_context(models: ServedModels, store: GistStore, settings: ServerSettin
     desks = {name: ModelDesk.open(model, settings, latencies) for name, model in by_name.items()}
     prompts = PromptRegistry(by_name, store, settings.prompt_memory)
     registry.register(ServerCollector(desks, prompts))
-    return ApiContext(models, settings, desks, prompts, registry)
+    steps = StepWatch(models, settings.step_timeout)
+    return ApiContext(models, settings, desks, prompts, registry, steps)
 
 
 def begin_shutdown(app: FastAPI) -> None:
@@ -119,24 +121,30 @@ def _lifespan(context: ApiContext) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.prompts.restore()
-        sweeper = asyncio.create_task(_sweep_forever(context))
+        tasks = [asyncio.create_task(run(context)) for run in (_watch_forever, _sweep_forever)]
         try:
             yield
         finally:
             context.begin_shutdown()
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await context.prompts.close()
 
     return lifespan
 
 
-async def _sweep_forever(context: ApiContext) -> None:
+async def _watch_forever(context: ApiContext) -> None:
     watch = KVWatch({model.name: model.engine for model in context.models})
     while True:
         await asyncio.sleep(context.settings.sweep_seconds)
         watch.look()
+        context.steps.look()
+
+
+async def _sweep_forever(context: ApiContext) -> None:
+    while True:
+        await asyncio.sleep(context.settings.sweep_seconds)
         try:
             await context.prompts.sweep()
         except Exception:

@@ -27,6 +27,7 @@ from .request_meter import Latencies, ModelMeter, RequestMeter
 from .schemas import ResponseFormat
 from .served_models import ServedModel, ServedModels
 from .settings import ServerSettings
+from .step_watch import StepWatch
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class ApiContext:
     desks: dict[str, ModelDesk]
     prompts: PromptRegistry
     metrics: CollectorRegistry
+    steps: StepWatch
     stopping: bool = field(default=False)
     _generations: WeakSet[Generation] = field(default_factory=WeakSet)
     _scopes: set[anyio.CancelScope] = field(default_factory=set)

@@ -13,10 +13,12 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(context: Annotated[ApiContext, Depends(api_context)]) -> Response:
-    """200 while every engine runs and the server takes work, else 503."""
+    """200 while every engine runs and moves and the server takes work, else 503."""
     if context.stopping:
         return JSONResponse({"status": "shutting_down"}, 503)
     stopped = [model.name for model in context.models if not model.engine.is_running]
     if stopped:
         return JSONResponse({"status": "engine_stopped", "models": stopped}, 503)
+    if hung := context.steps.hung():
+        return JSONResponse({"status": "engine_hung", "models": hung}, 503)
     return JSONResponse({"status": "ok"})

@@ -33,10 +33,18 @@ class ServerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = {name: desk.model.engine.stats() for name, desk in self._desks.items()}
         yield from _gauges(stats)
+        yield self._current_step()
         yield from _engine_totals(stats)
         yield from _answer_totals(self._desks)
         yield from self._gists()
         yield from self._tiers()
+
+    def _current_step(self) -> Metric:
+        return _gauge(
+            "current_step_seconds",
+            "How long ago the step that the engine is in began; 0 without work.",
+            ((name, desk.model.engine.seconds_in_step) for name, desk in self._desks.items()),
+        )
 
     def _gists(self) -> Iterator[Metric]:
         held = {name: self._prompts.gists_of(name) for name in self._desks}

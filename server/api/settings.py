@@ -17,6 +17,8 @@ class ServerSettings:
     max_queue_tokens: prompt tokens that may wait to be computed; more get 429. None for no limit.
     queue_timeout: seconds that a request may wait for its turn; then it gets 429.
     request_timeout: seconds that a request may take; then it gets 504, a stream that error.
+    step_timeout: seconds that one step of an engine may take; then /health is 503 until it ends.
+        None for 300 on a GPU and 1800 on a CPU.
     max_body_bytes: largest request body read, in bytes; more gets 413.
     retry_after_seconds: what a 429 tells the client to wait until requests have ended, whose rate
         then tells it.
@@ -31,6 +33,7 @@ class ServerSettings:
     max_queue_tokens: int | None = None
     queue_timeout: float | None = None
     request_timeout: float | None = None
+    step_timeout: float | None = None
     max_body_bytes: int = 16 * MIB
     retry_after_seconds: int = 1
     prompt_memory: PromptMemory = field(default_factory=PromptMemory)
@@ -42,7 +45,7 @@ class ServerSettings:
             raise ValueError("api_keys: an API key must not be empty")
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
-        for name in ("max_queue_tokens", "queue_timeout", "request_timeout"):
+        for name in ("max_queue_tokens", "queue_timeout", "request_timeout", "step_timeout"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")

@@ -123,6 +123,14 @@ class ServeOptions:
         float | None,
         typer.Option(min=0.001, help="Seconds that a request may take in all. Default: any."),
     ] = None
+    step_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds that one step of a model may take; /health answers 503 while one takes "
+            "longer. Default: 300 with a GPU, 1800 on a CPU.",
+        ),
+    ] = None
     shutdown_timeout: Annotated[
         float,
         typer.Option(min=0, help="Seconds that running requests get to finish at SIGTERM."),

@@ -59,6 +59,7 @@ def server_settings(options: ServeOptions) -> ServerSettings:
         max_queue_tokens=options.max_queue_tokens,
         queue_timeout=options.queue_timeout,
         request_timeout=options.request_timeout,
+        step_timeout=options.step_timeout,
         prompt_memory=PromptMemory(options.prompt_memory, options.prompt_host_memory),
     )
 

@@ -95,6 +95,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._stop_at: float | None = None  # time.monotonic() when what still runs is ended
         self._refusal: str | None = None  # why nothing more is taken
+        self._step_began: float | None = None  # time.monotonic(); None while there is no work
 
     # --- life ---
 
@@ -127,6 +128,12 @@ class Engine:
     def is_running(self) -> bool:
         """Whether requests are taken."""
         return self._thread is not None and self._refusal is None
+
+    @property
+    def seconds_in_step(self) -> float:
+        """How long ago the step that runs began; 0 while none does."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def stats(self) -> EngineStats:
         """A snapshot of gauges and totals."""
@@ -313,6 +320,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                self._step_began = time.monotonic()
                 self._run_commands()
                 self._deliver(self._core.step())
             self._run_commands()
@@ -321,12 +329,14 @@ class Engine:
             logger.exception("the engine has stopped")
             self._crash(error)
         finally:
+            self._step_began = None
             self._core.runner.close()
 
     def _wait_for_work(self) -> bool:
         """Sleeps until there is something to do; False when the engine shall stop."""
         with self._wake:
             while not (self._commands or self._core.has_work):
+                self._step_began = None
                 if self._stop_at is not None:
                     return False
                 self._wake.wait()

@@ -39,6 +39,7 @@ WRITTEN = {
     "max_queue_tokens": ("900", 900),
     "queue_timeout": ("2.5", 2.5),
     "request_timeout": ("60", 60.0),
+    "step_timeout": ("90", 90.0),
     "shutdown_timeout": ("5", 5.0),
     "kv_cache_memory": ("2MiB", 2 * 2**20),
     "prompt_memory": ("1MiB", 2**20),
@@ -256,7 +257,7 @@ def test_engine_settings(serve):
 def test_limits_of_the_http_interface(serve):
     given = serve.options(
         *("--max-queue", "7", "--max-queue-tokens", "900"),
-        *("--queue-timeout", "2.5", "--request-timeout", "60"),
+        *("--queue-timeout", "2.5", "--request-timeout", "60", "--step-timeout", "90"),
         *("--cors-origin", "https://a", "--cors-origin", "https://b", "--max-body-size", "1MiB"),
         *("--prompt-memory", "1MiB", "--prompt-host-memory", "2GiB"),
     )
@@ -265,6 +266,7 @@ def test_limits_of_the_http_interface(serve):
         max_queue_tokens=900,
         queue_timeout=2.5,
         request_timeout=60.0,
+        step_timeout=90.0,
         cors_origins=("https://a", "https://b"),
         max_body_bytes=2**20,
         prompt_memory=PromptMemory(device=2**20, host=2**31),
