@@ -16,7 +16,7 @@ from ...compress.fingerprint import differing_parts
 from ...compress.record import PromptRecord
 from ..engine.errors import CacheFullError, EngineError
 from ..engine.pinned import PinnedCache
-from .device_tier import DeviceTier
+from .device_tier import DeviceTier, RequestSize
 from .errors import ApiError, from_engine, prompt_not_found, prompt_unavailable
 from .held_cache import TIERS, HeldCache, Tier
 from .host_tier import HostTier
@@ -116,26 +116,44 @@ class CacheTiers:
 
     # --- bringing them to the device ---
 
-    @asynccontextmanager
-    async def on_device(self, entry: PromptEntry) -> AsyncIterator[PinnedCache]:
-        """A prompt's cache in its engine's pool. It stays there while nothing is awaited: submit
-        what uses it at once.
+    def has_room(self, model: ServedModel, request: RequestSize) -> bool:
+        """Whether a request behind no prompt fits beside the prompts on the device."""
+        return self._devices[model.name].has_room(request, None)
 
-        Who comes first is served first. Two requests for one prompt load it once.
+    @asynccontextmanager
+    async def on_device(
+        self, model: ServedModel, entry: PromptEntry | None, request: RequestSize
+    ) -> AsyncIterator[PinnedCache | None]:
+        """Room for a request in its engine's pool, and the cache of the prompt that it follows.
+        Both stay there while nothing is awaited: submit the request at once.
+
+        Who comes first is served first. Two requests for one prompt load it once. Other prompts
+        leave the device where the request would not fit beside them.
 
         Raises:
             ApiError: 404 for a prompt deleted meanwhile, 400 where its cache proves broken, 503
                 where it can only not be had now.
         """
-        held = entry.cache
-        device = self._devices[held.model]
-        if held.pinned is None:
-            async with device.turn:
-                if held.pinned is None:
-                    await self._bring_in(entry)
-                yield self._used(entry)
-        else:
+        device, held = self._devices[model.name], entry.cache if entry else None
+        is_there = held is None or held.pinned is not None
+        if is_there and device.has_room(request, held):
             yield self._used(entry)
+            return
+        async with device.turn:
+            if entry is None:
+                await device.make_room(request, None)
+            else:
+                await self._bring_in_with_room(entry, request)
+            yield self._used(entry)
+
+    async def _bring_in_with_room(self, entry: PromptEntry, request: RequestSize) -> None:
+        held = entry.cache
+        while True:
+            if held.pinned is None:
+                await self._bring_in(entry)
+            await self._devices[held.model].make_room(request, held)
+            if held.pinned is not None:  # else it had to make room itself, or is gone
+                return
 
     async def settle(self, entry: PromptEntry, cache: GistCache) -> None:
         """Keeps a cache that has just been made as near to the device as nobody has to wait for.
@@ -160,7 +178,9 @@ class CacheTiers:
         """Attempts what needs blocks of a model's pool, demoting idle prompts where it must."""
         return await self._devices[model.name].with_room(attempt)
 
-    def _used(self, entry: PromptEntry) -> PinnedCache:
+    def _used(self, entry: PromptEntry | None) -> PinnedCache | None:
+        if entry is None:
+            return None
         entry.check_usable()
         held = entry.cache
         assert held.pinned is not None

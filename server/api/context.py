@@ -16,6 +16,7 @@ from ..engine.pinned import PinnedCache
 from .admission import Admission
 from .arrival import Arrival
 from .authentication import request_owner
+from .device_tier import RequestSize
 from .errors import ApiError, bad_value, request_timeout, shutting_down
 from .generation import AnswerSettings, Generation, PreparedPrompt, TimeLimits, plan_generation
 from .grammars import Grammars
@@ -176,27 +177,33 @@ class ApiContext:
     ) -> Generation:
         """Starts the choices of each prompt and counts the registered prompt's use.
 
-        Waits until the registered prompt's cache lies on the device.
+        Waits until the registered prompt's cache lies on the device, and other prompts have made
+        room there where it takes that.
         """
-        if entry is None:
+        size = _size_of(prompts, settings)
+        if entry is None and self.prompts.tiers.has_room(desk.model, size):
             return self._start(desk, prompts, None, settings, meter)
-        return await self.limited(self._start_behind(desk, prompts, entry, settings, meter))
+        return await self.limited(
+            self._start_on_device(desk, prompts, size, entry, settings, meter)
+        )
 
-    async def _start_behind(
+    async def _start_on_device(
         self,
         desk: ModelDesk,
         prompts: Sequence[PreparedPrompt],
-        entry: PromptEntry,
+        size: RequestSize,
+        entry: PromptEntry | None,
         settings: AnswerSettings,
         meter: RequestMeter,
     ) -> Generation:
         num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         with ExitStack() as place:
             place.enter_context(desk.admission.place(num_tokens))
-            async with self.prompts.tiers.on_device(entry) as pinned:
+            async with self.prompts.tiers.on_device(desk.model, entry, size) as pinned:
                 place.close()
                 generation = self._start(desk, prompts, pinned, settings, meter)
-                self.prompts.note_use(entry, len(prompts))
+                if entry is not None:
+                    self.prompts.note_use(entry, len(prompts))
                 return generation
 
     def _start(
@@ -215,6 +222,11 @@ class ApiContext:
         generation.start()
         self._generations.add(generation)
         return generation
+
+
+def _size_of(prompts: Sequence[PreparedPrompt], settings: AnswerSettings) -> RequestSize:
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    return RequestSize(longest, 0 if settings.embed else settings.sampling.max_tokens or 1)
 
 
 def _admission(max_running: int, settings: ServerSettings) -> Admission:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio.to_thread
@@ -20,11 +21,23 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """Tokens of a request's longest sequence, behind its registered prompt.
+
+    prompt: those it begins with; output: those it may add, as far as it says.
+    """
+
+    prompt: int
+    output: int
+
+
 class DeviceTier:
     """Pins caches where there is room, and demotes those used least recently to make it.
 
     A demoted cache is not lost: it is in the store, and comes back when it is used. Caches are
-    brought in one at a time, first come first served, by whoever holds `turn`.
+    brought in, and large requests given room, one at a time, first come first served, by whoever
+    holds `turn`.
 
     Args:
         engine: in whose block pool the caches lie.
@@ -36,6 +49,7 @@ class DeviceTier:
         self.num_demotions = 0
         self._engine = engine
         self._budget: ByteBudget[HeldCache] = ByteBudget(limit)
+        self._leaving: set[Future[None]] = set()
 
     @property
     def limit(self) -> int:
@@ -75,6 +89,46 @@ class DeviceTier:
         except BaseException:
             self._budget.discard(held)
             raise
+
+    def has_room(self, request: RequestSize, held: HeldCache | None) -> bool:
+        """Whether a request, behind `held` if any, fits beside what is or may be pinned now."""
+        coming = self._blocks(self.limit) if self.turn.locked() else 0
+        pinned = max(coming, self._engine.stats().num_pinned_blocks)
+        return self._blocks_needed(request, held) <= self._engine.info.num_blocks - pinned
+
+    async def make_room(self, request: RequestSize, held: HeldCache | None) -> None:
+        """Demotes other caches until a request fits, idle ones first; waits for requests that use
+        what must go. The caller holds `turn`.
+
+        One that would not fit even alone gets no room.
+        """
+        needed, num_blocks = self._blocks_needed(request, held), self._engine.info.num_blocks
+        while needed > num_blocks - self._engine.stats().num_pinned_blocks:
+            others = (other for other in self._budget if other.pinned and other is not held)
+            victim = min(others, key=self._is_busy, default=None)
+            if victim is not None:
+                await self._demote(victim)
+            elif self._leaving:
+                leaving = map(asyncio.wrap_future, list(self._leaving))
+                await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                return
+
+    def _blocks_needed(self, request: RequestSize, held: HeldCache | None) -> int:
+        """Blocks that are not `held`'s; 0 for a request that never fits, which the engine says."""
+        info = self._engine.info
+        slots = held.slots if held else 0
+        most = info.num_blocks - -(-slots // info.block_size)
+
+        def blocks(num_tokens: int) -> int:
+            return -(-(slots + num_tokens) // info.block_size) - slots // info.block_size
+
+        if blocks(request.prompt) > most:
+            return 0
+        return min(blocks(request.prompt + request.output), most)
+
+    def _blocks(self, num_bytes: int) -> int:
+        return num_bytes // (self._engine.info.block_size * self._engine.info.kv_bytes_per_token)
 
     async def with_room(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Attempts what needs blocks of the pool, demoting idle caches while they are too few.
@@ -125,9 +179,12 @@ class DeviceTier:
 
     def _unpin(self, pinned: PinnedCache) -> "Future[None]":
         try:
-            return self._engine.unpin(pinned)
+            free = self._engine.unpin(pinned)
         except EngineDeadError:
             logger.debug("the engine has stopped; its pins are gone with it")
             done: Future[None] = Future()
             done.set_result(None)
             return done
+        self._leaving.add(free)
+        free.add_done_callback(self._leaving.discard)
+        return free
