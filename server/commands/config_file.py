@@ -39,8 +39,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """The file's mapping of options; ends the command where it holds none."""
     import yaml
 
+    from .unique_keys import UniqueKeyLoader
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
     except OSError as error:
         fail(f"{path} cannot be read: {error.strerror}", code=2)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -213,12 +213,34 @@ def test_models_with_options_by_flag_and_by_environment(serve):
         ({"models": ["/no/such/model"]}, "the model folder /no/such/model does not exist"),
         ("port: [", "is not valid YAML"),
         ("- port", "holds no mapping of options"),
+        ("port: 1\nhost: a\nport: 2\n", "`port` in line 3 is given already in line 1"),
+        ("max-queue: 1\n\nmax_queue: 2\n", "`max_queue` in line 3 is given already in line 1"),
+        (
+            "models:\n  - path: org/a\n    dtype: auto\n    path: org/b\n",
+            "`path` in line 4 is given already in line 2",
+        ),
     ],
 )
 def test_what_a_file_cannot_say(serve, file, said):
     refused = serve.refusal(file=file)
     assert said in refused
     assert str(serve.file) in refused
+
+
+def test_a_key_may_override_a_merged_one_and_stand_in_several_models(serve):
+    given = serve.options(
+        file="""
+models:
+  - &first {path: org/a, max_model_len: 10}
+  - &second {<<: *first, path: org/b}
+  - {<<: *second, path: org/c, max_model_len: 30}
+"""
+    )
+    assert [(model.source.location, model.max_model_len) for model in given.models] == [
+        ("org/a", 10),
+        ("org/b", 10),
+        ("org/c", 30),
+    ]
 
 
 @pytest.mark.parametrize(
