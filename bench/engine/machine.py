@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...server.engine.openmp import release_helpers
 from ..gpu.floor import Ceilings
 from ..gpu.timing import Call, CudaTimer, HostTimer, Timer
 
@@ -39,7 +40,9 @@ class Machine:
     def ceilings(self) -> Ceilings:
         """Bytes and operations a second; the bandwidth is the better one of reading (a sum) and of
         copying (bytes read and written)."""
-        return Ceilings(self._bandwidth(), self._matmul_rate())
+        found = Ceilings(self._bandwidth(), self._matmul_rate())
+        release_helpers()  # or the engine's would sleep between their loops
+        return found
 
     def _bandwidth(self) -> float:
         source = torch.ones(self.num_bytes // 4, dtype=torch.float32, device=self.device)

@@ -25,7 +25,6 @@ from .address import url_of
 from .announcement import announce
 from .model_loading import load_served_models, torch_dtype
 from .model_options import ModelOptions
-from .passing_thread import in_passing_thread
 from .serve_options import Device, ServeOptions
 from .terminal import fail
 
@@ -79,14 +78,12 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
             folder = options.store or user_cache_path("gistserve") / "prompts"
             store = GistStore(folder, max_bytes=options.store_limit)
             stack.callback(store.close)
-            served = in_passing_thread(
-                lambda: load_served_models(
-                    models,
-                    options.gist_adapters or [],
-                    base_config(options),
-                    logger.info,
-                    embeddings=options.embeddings,
-                )
+            served = load_served_models(
+                models,
+                options.gist_adapters or [],
+                base_config(options),
+                logger.info,
+                embeddings=options.embeddings,
             )
             app = create_app(ServedModels(served), store, settings)
             for model in served:
@@ -102,6 +99,7 @@ def run(options: ServeOptions, models: Sequence[ModelOptions], listener: socket.
         # No collection need go over what lives as long as the process; it stops the event loop.
         gc.collect()
         gc.freeze()
+        stack.callback(gc.unfreeze)  # or what is not freed at exit is complained about
         # Once all is stopped, uvicorn raises the signal that stopped it again.
         with suppress(KeyboardInterrupt):
             run_server(app, listener, graceful_seconds=options.shutdown_timeout)

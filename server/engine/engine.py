@@ -24,6 +24,7 @@ from .engine_info import EngineInfo, weight_bytes
 from .engine_stats import EngineStats
 from .errors import EngineDeadError, PromptTooLongError
 from .model_runner import ModelRunner
+from .openmp import release_helpers
 from .pinned import PinnedCache
 from .request import Request, RequestOutput
 from .sequence import Sequence
@@ -100,10 +101,14 @@ class Engine:
     # --- life ---
 
     def start(self) -> None:
-        """Starts the engine's thread; once."""
+        """Starts the engine's thread; once.
+
+        Ends the OpenMP helpers of the calling thread, as a rule the one that loaded the model.
+        """
         with self._wake:
             if self._thread is not None or self._refusal is not None:
                 raise RuntimeError("an engine can be started only once")
+            release_helpers()
             self._thread = threading.Thread(target=self._run, name="gistserve-engine", daemon=True)
             self._thread.start()
 

@@ -19,11 +19,8 @@ def test_garbage_collections_leave_out_what_was_loaded(
         serving, "run_server", lambda *_, **__: tracked.append(len(gc.get_objects()))
     )
     options = ServeOptions(store=tmp_path / "store")
-    try:
-        serving.run(
-            options, [ModelOptions(source=parse_source(str(chat_model)))], bind("127.0.0.1", 0)
-        )
-    finally:
-        gc.unfreeze()
+    models = [ModelOptions(source=parse_source(str(chat_model)))]
+    serving.run(options, models, bind("127.0.0.1", 0))
     # torch and transformers alone hold hundreds of thousands.
     assert tracked[0] < 10_000
+    assert gc.get_freeze_count() == 0
