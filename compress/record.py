@@ -28,11 +28,12 @@ def new_prompt_id() -> str:
 class PromptRecord:
     """A registered prompt. Times are Unix seconds; treat lists and dicts as read-only.
 
-    Exactly one of `messages` and `text` is set. With `variables` (names of `{{name}}` in them) the
-    prompt's tokens are those in front of the first one. With a `ttl` (seconds) every use sets
-    `expires_at` to that long after it. `owner` is a hash of the API key that made
-    the prompt, "" without keys. The fields from `prompt_hash` to `uncompressed_bytes` describe the
-    cache and are filled in by `for_cache` (the store does so in `put`).
+    Exactly one of `messages` and `text` is set; `tools` (OpenAI's function tools) come with
+    messages only. With `variables` (names of `{{name}}` in them) the prompt's tokens are those in
+    front of the first one. With a `ttl` (seconds) every use sets `expires_at` to that long after
+    it. `owner` is a hash of the API key that made the prompt, "" without keys. The fields from
+    `prompt_hash` to `uncompressed_bytes` describe the cache and are filled in by `for_cache` (the
+    store does so in `put`).
     Raises PromptRecordError for values that could not be kept.
     """
 
@@ -45,6 +46,7 @@ class PromptRecord:
     name: str | None = None
     messages: list[dict[str, Any]] | None = None
     text: str | None = None
+    tools: list[dict[str, Any]] | None = None
     gist_tokens: int = 0
     expires_at: float | None = None
     ttl: float | None = None
@@ -80,6 +82,8 @@ class PromptRecord:
             )
         if (self.messages is None) == (self.text is None):
             raise PromptRecordError("a prompt has either messages or text")
+        if self.tools is not None and self.messages is None:
+            raise PromptRecordError("a prompt of text has no tools")
         if self.method not in get_args(Method):
             raise PromptRecordError(f"prompt method {self.method!r} is not gist or prefix")
 
@@ -185,5 +189,5 @@ def _kinds(annotation: Any) -> tuple[type, ...]:
 
 
 # Records of the first releases lack these, and have their defaults.
-_LATER = {"variables", "ttl"}
+_LATER = {"variables", "ttl", "tools"}
 _KINDS = {item.name: _kinds(item.type) for item in fields(PromptRecord)}

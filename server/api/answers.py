@@ -247,6 +247,7 @@ class Prompt(Answer):
     error: str | None = Field(None, description="Why the prompt cannot be used, where it failed.")
     compression: PromptCompression
     storage: PromptStorage
+    tool_names: list[str] = Field(description="Functions that chats with it may call.")
     variables: list[str] = Field(description="Names of values that each request gives.")
     usage: PromptUsage
     metadata: dict[str, Any]

@@ -37,7 +37,8 @@ async def create_chat_completion(
     _check_logprobs(body)
     desk, entry = context.choose(owner, body.model, referenced_prompt(body.prompt_id, body.prompt))
     messages = [plain_message(message) for message in body.messages]
-    tools = ChatTools.of(desk, ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls))
+    offered = entry.offered_tools(body.tools) if entry else body.tools
+    tools = ChatTools.of(desk, ToolUse(offered, body.tool_choice, body.parallel_tool_calls))
     entry, prompt = await prepare_chat(
         context,
         desk,

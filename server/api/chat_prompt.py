@@ -8,10 +8,7 @@ from .errors import bad_value
 from .generation import PreparedPrompt
 from .prompt_entry import PromptEntry
 
-_AND_TOOLS = (
-    " and tools (prompts are registered without any: leave them out, or send the prompt's messages "
-    "yourself)"
-)
+_AND_TOOLS = " and tools (it was registered without any: leave them out, or register it with them)"
 
 
 async def prepare_chat(
@@ -53,7 +50,7 @@ async def prepare_chat(
                 param,
                 f"The chat template of `{desk.model.name}` does not keep the prompt "
                 f"`{entry.record.id}` as a token prefix when these messages"
-                f"{_AND_TOOLS if tools else ''} follow it.",
+                f"{_AND_TOOLS if tools and not entry.record.tools else ''} follow it.",
                 "template_not_prefix",
             )
         return entry, entry.prepared(rest)
@@ -74,9 +71,10 @@ async def chat_token_ids(
     tools: Sequence[dict[str, Any]] | None = None,
     param: str = "messages",
 ) -> list[int]:
-    """Tokens of the whole conversation, a registered prompt's messages first."""
+    """Tokens of the whole conversation, a registered prompt's messages and tools first."""
     if entry is not None:
         messages = [*entry.chat_messages(entry.values(variables)), *messages]
+        tools = entry.record.tools or tools
     elif variables:
         raise bad_value("prompt.variables", "There is no prompt that these variables belong to.")
     return await desk.renderer.chat(

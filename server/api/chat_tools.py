@@ -5,7 +5,6 @@ from typing import Any
 
 from ..engine.grammar import Grammar
 from .context import ModelDesk
-from .errors import bad_value
 from .schemas import ResponseFormat
 from .tool_calls import ToolCallParser
 from .tool_format import ToolFormat
@@ -27,17 +26,9 @@ class ChatTools:
     @classmethod
     def of(cls, desk: ModelDesk, use: ToolUse) -> "ChatTools":
         """Raises ApiError (400) where the model cannot do what the request needs."""
-        form = desk.renderer.tool_format
-        if not use.watched:
-            return cls(use, use.rendered if form and use.rendered else None)
-        if form is None:
-            raise bad_value(
-                "tools",
-                f"The chat template of `{desk.model.name}` takes no tools, or shows calls in a "
-                "form that is not known here (known: Hermes and Qwen, Llama 3).",
-                "unsupported_parameter",
-            )
-        return cls(use, use.rendered, form)
+        if use.watched:
+            return cls(use, use.rendered, desk.renderer.known_tool_format())
+        return cls(use, use.rendered if desk.renderer.tool_format and use.rendered else None)
 
     def reader(self, desk: ModelDesk) -> ToolReader:
         """For one choice's tokens."""

@@ -13,6 +13,7 @@ from .errors import bad_value, prompt_not_found
 from .generation import PreparedPrompt
 from .held_cache import HeldCache, Tier
 from .prompt_variables import fill_messages, values_for
+from .tool_schemas import Tool, for_template
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +34,13 @@ class PromptEntry:
         record = self.record
         content = record.text if record.messages is None else record.messages
         self.identity = identity_of(
-            record.owner, record.model, record.method, record.gist_tokens, content, record.variables
+            record.owner,
+            record.model,
+            record.method,
+            record.gist_tokens,
+            content,
+            record.variables,
+            record.tools,
         )
 
     @property
@@ -68,6 +75,19 @@ class PromptEntry:
                 "/v1/completions, or register it as messages.",
             )
         return fill_messages(self.record.messages, values)
+
+    def offered_tools(self, given: Sequence[Tool] | None) -> Sequence[Tool] | None:
+        """The tools of a request that gives these; ApiError (400) where the prompt has others."""
+        registered = self.record.tools
+        if registered is None:
+            return given
+        if given and for_template(given) != registered:
+            raise bad_value(
+                "tools",
+                f"The prompt `{self.record.id}` was registered with other tools. Leave tools out "
+                "to use its own, or register a prompt with these.",
+            )
+        return [Tool.model_validate(tool) for tool in registered]
 
     def rest_of(self, token_ids: Sequence[int]) -> list[int] | None:
         """The tokens behind the registered ones; None if these are not the first, or all."""
@@ -106,6 +126,7 @@ class PromptEntry:
                 "tier": self.cache.tier,
                 **{f"{tier}_bytes": count for tier, count in num_bytes.items()},
             },
+            "tool_names": [tool["function"]["name"] for tool in record.tools or ()],
             "variables": record.variables,
             "usage": {
                 "requests": record.requests,
@@ -124,9 +145,10 @@ def identity_of(
     gist_tokens: int,
     content: str | Sequence[Mapping[str, Any]] | None,
     variables: Sequence[str],
+    tools: Sequence[Mapping[str, Any]] | None,
 ) -> str:
-    """What makes two registrations the same prompt: owner, model, method, k, content and names of
-    variables."""
+    """What makes two registrations the same prompt: owner, model, method, k, content, names of
+    variables and tools."""
     names = sorted(variables)
-    parts = json.dumps([owner, model, method, gist_tokens, content, names], sort_keys=True)
+    parts = json.dumps([owner, model, method, gist_tokens, content, names, tools], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -10,6 +10,7 @@ from .prompt_schemas import PromptBody, ttl_seconds
 from .prompt_variables import check_names
 from .schemas import plain_message
 from .served_models import ServedModel
+from .tool_schemas import for_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class PromptPlan:
     method: Method
     gist_tokens: int
     messages: list[dict[str, Any]] | None
+    tools: list[dict[str, Any]] | None
     identity: str
 
 
@@ -33,8 +35,11 @@ def plan_prompt(owner: str, model: ServedModel, body: PromptBody) -> PromptPlan:
     content = messages or body.text
     texts = [m["content"] for m in messages] if messages else [body.text or ""]
     check_names(body.variables, texts)
-    identity = identity_of(owner, model.name, method, gist_tokens, content, body.variables)
-    return PromptPlan(owner, body, method, gist_tokens, messages, identity)
+    tools = for_template(body.tools) if body.tools else None
+    if tools and messages is None:
+        raise bad_value("tools", "tools need messages: text is registered as it is.")
+    identity = identity_of(owner, model.name, method, gist_tokens, content, body.variables, tools)
+    return PromptPlan(owner, body, method, gist_tokens, messages, tools, identity)
 
 
 def _method(model: ServedModel, body: PromptBody) -> tuple[Method, int]:

@@ -258,6 +258,7 @@ class PromptRegistry:
             method=plan.method,
             messages=plan.messages,
             text=body.text,
+            tools=plan.tools,
             gist_tokens=plan.gist_tokens,
             created_at=failed.record.created_at if failed else int(now),
             **life(body.ttl, now),
@@ -354,7 +355,7 @@ async def _token_ids(renderer: Renderer, plan: PromptPlan) -> list[int]:
     """The tokens to compress. Raises ApiError (400) where there are none."""
     body = plan.body
     if plan.messages is not None:
-        token_ids = await renderer.registered_chat(plan.messages, body.variables)
+        token_ids = await renderer.registered_chat(plan.messages, body.variables, plan.tools)
     else:
         token_ids = await renderer.registered_text(body.text or "", body.variables)
     if not token_ids:

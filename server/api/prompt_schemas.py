@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from .base_schema import RequestBody
 from .prompt_variables import NAME
 from .schemas import Messages
+from .tool_schemas import MAX_TOOLS, Tool
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TTL_SECONDS = 10 * 366 * 86_400
@@ -62,6 +63,11 @@ class PromptBody(RequestBody):
     messages: Messages | None = Field(None, description="The leading turns of later chats.")
     text: str | None = Field(
         None, min_length=1, description="The beginning of later text completions."
+    )
+    tools: list[Tool] | None = Field(
+        None,
+        max_length=MAX_TOOLS,
+        description="Functions that later chats may call, as in a chat; with `messages` only.",
     )
     compression: Literal["gist", "prefix", "auto"] = Field(
         "auto",

@@ -15,6 +15,7 @@ from .served_models import ServedModel
 from .tool_format import ToolFormat, format_of
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 # Turns that may follow registered ones; their beginnings tempt a tokenizer to merge across the
@@ -39,7 +40,7 @@ class Renderer:
         messages: Sequence[Message],
         *,
         generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         param: str = "messages",
     ) -> list[int]:
         """Token ids of the conversation as the model's chat template writes it."""
@@ -57,6 +58,17 @@ class Renderer:
         if not self.tokenizer.chat_template:
             return None
         return format_of(str(self.tokenizer.get_chat_template(tools=[{}])))
+
+    def known_tool_format(self) -> ToolFormat:
+        """The same; ApiError (400) where calls could not be found in an answer."""
+        if self.tool_format is None:
+            raise bad_value(
+                "tools",
+                f"The chat template of `{self.model.name}` takes no tools, or shows calls in a "
+                "form that is not known here (known: Hermes and Qwen, Llama 3).",
+                "unsupported_parameter",
+            )
+        return self.tool_format
 
     @functools.cached_property
     def hidden_marks(self) -> dict[int, str]:
@@ -84,21 +96,26 @@ class Renderer:
         )
 
     async def registered_chat(
-        self, messages: Sequence[Message], variables: Sequence[str] = ()
+        self,
+        messages: Sequence[Message],
+        variables: Sequence[str] = (),
+        tools: Tools | None = None,
     ) -> list[int]:
-        """Token ids of messages to register, after checking that turns can follow them; with
-        variables, those in front of the first one.
+        """Token ids of messages to register, and of the tools that go with them, after checking
+        that turns can follow them; with variables, those in front of the first one.
 
         Raises:
             ApiError: 400 where the template does not write these messages as a token prefix of a
-                longer conversation.
+                longer conversation, or the model's calls of tools are not known.
         """
+        if tools:
+            self.known_tool_format()
         if not variables:
-            return await anyio.to_thread.run_sync(self._registered_ids, messages)
+            return await anyio.to_thread.run_sync(self._registered_ids, messages, tools)
         return await self._fixed(
             variables,
             lambda values: self._render_ids(
-                fill_messages(messages, values), generation_prompt=False
+                fill_messages(messages, values), generation_prompt=False, tools=tools
             ),
         )
 
@@ -129,11 +146,11 @@ class Renderer:
             return work()
         return await anyio.to_thread.run_sync(work)
 
-    def _registered_ids(self, messages: Sequence[Message]) -> list[int]:
-        registered = self._render_ids(messages, generation_prompt=False)
+    def _registered_ids(self, messages: Sequence[Message], tools: Tools | None) -> list[int]:
+        registered = self._render_ids(messages, generation_prompt=False, tools=tools)
         # Some templates write a system text only into the user turn behind it.
         changed = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}?"}]
-        if self._render_ids(changed, generation_prompt=False) == registered:
+        if self._render_ids(changed, generation_prompt=False, tools=tools) == registered:
             raise _not_a_prefix(self.model.name)
         followers = ("user", "assistant") if messages[-1]["role"] == "user" else ("user",)
         failure: ApiError | None = None
@@ -141,7 +158,7 @@ class Renderer:
             try:
                 for text in _PROBES:
                     longer = [*messages, {"role": role, "content": text}]
-                    whole = self._render_ids(longer, generation_prompt=True)
+                    whole = self._render_ids(longer, generation_prompt=True, tools=tools)
                     if whole[: len(registered)] != registered:
                         raise _not_a_prefix(self.model.name)
                 return registered
@@ -155,7 +172,7 @@ class Renderer:
         messages: Sequence[Message],
         *,
         generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         param: str = "messages",
     ) -> list[int]:
         text = self._render(messages, generation_prompt, tools, param)
@@ -165,7 +182,7 @@ class Renderer:
         self,
         messages: Sequence[Message],
         generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None,
+        tools: Tools | None,
         param: str,
     ) -> str:
         if not self.tokenizer.chat_template:

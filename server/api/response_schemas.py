@@ -79,11 +79,15 @@ class ResponseBody(GenerationBody):
         return ResponseFormat(type=wanted.type, json_schema=wanted) if wanted else None
 
     @property
-    def tool_use(self) -> ToolUse:
-        tools = [
+    def chat_tools(self) -> list[Tool]:
+        """The tools in the form of chat completions."""
+        return [
             Tool(type="function", function=FunctionSpec(**tool.model_dump(exclude={"type"})))
             for tool in self.tools or ()
         ]
+
+    def tool_use(self, tools: Sequence[Tool] | None) -> ToolUse:
+        """What the request wants of these tools, its own or its prompt's."""
         choice = self.tool_choice
         if isinstance(choice, ChosenFunction):
             named = NamedTool(type="function", function=FunctionName(name=choice.name))

@@ -35,7 +35,8 @@ async def create_response(
     context.check_open()
     body.check_supported()
     desk, entry = context.choose(owner, body.model, referenced_prompt(body.prompt_id, body.prompt))
-    tools = ChatTools.of(desk, body.tool_use)
+    offered = entry.offered_tools(body.chat_tools) if entry else body.chat_tools
+    tools = ChatTools.of(desk, body.tool_use(offered))
     entry, prompt = await prepare_chat(
         context,
         desk,

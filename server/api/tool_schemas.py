@@ -29,6 +29,11 @@ class Tool(RequestBody):
     function: FunctionSpec
 
 
+def for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Tools as chat templates get them."""
+    return [tool.model_dump(exclude_none=True) for tool in tools]
+
+
 class FunctionName(RequestBody):
     name: str
 
@@ -55,7 +60,7 @@ class ToolUse:
     ) -> None:
         tools = tools or ()
         self.functions = [tool.function for tool in tools]
-        self.rendered = [tool.model_dump(exclude_none=True) for tool in tools]
+        self.rendered = for_template(tools)
         self.forced = self._forced(choice)
         self.parallel = parallel is not False and not isinstance(choice, NamedTool)
         self.strict = any(function.strict for function in self.functions)

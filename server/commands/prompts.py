@@ -34,8 +34,8 @@ def register(
     file: Annotated[
         str,
         typer.Argument(
-            help="Text file with the system prompt, .json file with a list of messages, "
-            "or - for text from standard input."
+            help="Text file with the system prompt, .json file with a list of messages (or an "
+            "object of messages and tools), or - for text from standard input."
         ),
     ] = "-",
     name: Annotated[str | None, typer.Option(help="Name, to use as `MODEL/NAME`.")] = None,
@@ -137,7 +137,7 @@ def _prompt_content(file: str, raw: bool) -> dict[str, Any]:
     if raw:
         return {"text": text}
     if file.endswith(".json"):
-        return {"messages": _messages(file, text)}
+        return _chat(file, text)
     return {"messages": [{"role": "system", "content": text.strip()}]}
 
 
@@ -150,15 +150,16 @@ def _read(file: str) -> str:
         fail(f"{file} is not UTF-8 text.")
 
 
-def _messages(file: str, text: str) -> list[Any]:
+def _chat(file: str, text: str) -> dict[str, Any]:
+    """The `messages` of a JSON file, and its `tools` where it has any."""
     try:
         data = json.loads(text)
     except ValueError as error:
         fail(f"{file} is not valid JSON ({error}).")
-    messages = data.get("messages") if isinstance(data, dict) else data
-    if not isinstance(messages, list):
+    data = data if isinstance(data, dict) else {"messages": data}
+    if not isinstance(data.get("messages"), list):
         fail(f"{file} holds no list of messages.", remedy='Wanted: [{"role": …, "content": …}].')
-    return messages
+    return {key: data[key] for key in ("messages", "tools") if key in data}
 
 
 def _seconds(ttl: str | None) -> str | None:

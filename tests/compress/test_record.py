@@ -19,13 +19,25 @@ def rewritten(data: bytes, change) -> bytes:
     return json.dumps(content).encode()
 
 
-@pytest.mark.parametrize(("field", "value"), [("variables", ["who"]), ("ttl", 60.5)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("variables", ["who"]), ("ttl", 60.5), ("tools", [{"b": 1, "a": 2}])]
+)
 def test_a_record_without_a_later_field_is_one_of_an_earlier_release(field, value):
-    record = record_of([1, 2, 3]).for_cache(cache_of([1, 2, 3]))
+    chat = {"text": None, "messages": [{"role": "system", "content": "hello"}]}
+    record = record_of([1, 2, 3], **chat).for_cache(cache_of([1, 2, 3]))
     old = rewritten(record.to_bytes(), lambda fields: fields.pop(field))
     assert PromptRecord.from_bytes(old) == record
-    newer = record_of([1, 2, 3], **{field: value}).for_cache(cache_of([1, 2, 3]))
+    newer = record_of([1, 2, 3], **chat, **{field: value}).for_cache(cache_of([1, 2, 3]))
     assert getattr(PromptRecord.from_bytes(newer.to_bytes()), field) == value
+
+
+def test_tools_keep_their_order_and_need_messages():
+    chat = {"text": None, "messages": [{"role": "system", "content": "hello"}]}
+    made = record_of([1, 2, 3], **chat, tools=[{"b": 1, "a": 2}]).for_cache(cache_of([1, 2, 3]))
+    (tool,) = PromptRecord.from_bytes(made.to_bytes()).tools
+    assert list(tool) == ["b", "a"]  # as templates will write it
+    with pytest.raises(PromptRecordError, match="no tools"):
+        record_of([1, 2, 3], tools=[])
 
 
 def test_use_moves_the_expiry_of_a_record_with_a_ttl_alone():

@@ -58,6 +58,7 @@ async def test_the_resource_is_as_documented(site: Site, gist_loaded: Loaded) ->
             "host_bytes": 0,
             "disk_bytes": slots * bytes_a_slot,
         },
+        "tool_names": [],
         "variables": [],
         "usage": {"requests": 0, "tokens_saved": 0, "last_used_at": None},
         "metadata": {"team": "a"},

@@ -55,8 +55,15 @@ def test_register_takes_messages_from_json_and_raw_text(
     file.write_text(json.dumps(messages))
     assert invoke("register", str(file), url=server.url).exit_code == 0
     assert invoke("register", "--raw", url=server.url, stdin=" x\n").exit_code == 0
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    file.write_text(json.dumps({"messages": messages, "tools": tools, "comment": "kept here"}))
+    assert invoke("register", str(file), url=server.url).exit_code == 0
     assert server.requests[0][2]["messages"] == messages
+    assert "tools" not in server.requests[0][2]
     assert server.requests[1][2]["text"] == " x\n"
+    sent = server.requests[2][2]
+    assert (sent["messages"], sent["tools"]) == (messages, tools)
+    assert "comment" not in sent
 
 
 @pytest.mark.parametrize(
