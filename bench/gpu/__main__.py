@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from .interpreter import interpret_kernels
 
 LIMIT_S = 460.0
 """Of the eight minutes that a run may take; starting and ending need the rest."""
@@ -62,5 +63,5 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     if "--dry-run" in sys.argv:
-        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
+        interpret_kernels()  # before anything imports one
     raise SystemExit(main())
