@@ -42,8 +42,8 @@ class GistStore:
 
     Opening moves broken records and caches to `quarantine/` and lists them in `quarantined`;
     `verify_content=False` leaves the check of the caches' bytes to `load_cache` (faster for stores
-    of many gigabytes). `put` refuses what would make records and caches larger than `max_bytes`
-    on the disk (None: as the disk allows; the quarantine does not count). Changes made with
+    of many gigabytes). What would make records and caches larger than `max_bytes` on the disk is
+    refused (None: as the disk allows; the quarantine does not count). Changes made with
     `durable=False` are written after `flush_seconds`, by `flush` and by `close`. A kill loses them;
     prompts that uses keep alive then live `flush_seconds` longer, so that none expires too early.
     Raises StoreUnwritableError and StoreLockedError.
@@ -147,8 +147,9 @@ class GistStore:
     def update(self, record: PromptRecord, *, durable: bool = True) -> PromptRecord:
         """Replace the record of the same id; its cache stays.
 
-        With `durable` false the change is in memory at once and on the disk later. Raises
-        PromptNotFoundError, PromptNameTakenError, PromptRecordError (another cache: use `put`),
+        With `durable` false the change is in memory at once and on the disk later, whatever room
+        is there. Raises PromptNotFoundError, PromptNameTakenError, PromptRecordError (another
+        cache: use `put`), StoreFullError (a change that makes the record larger),
         StoreUnwritableError.
         """
         return self._change(record.id, lambda _: record, durable)
@@ -271,6 +272,9 @@ class GistStore:
         with self._disk:
             with self._memory:
                 changed = self._edited(prompt_id, edit)
+                growth = len(changed.to_bytes()) - len(self._index.get(prompt_id).to_bytes())
+            if growth > 0:
+                self.check_room(growth)
             with self._writing(changed):
                 self._files.write_record(changed)
             with self._memory:

@@ -175,7 +175,11 @@ class PromptRegistry:
         self._refresh(entry)
 
     async def update(self, entry: PromptEntry, patch: PromptPatch) -> None:
-        """Changes expiry and metadata. Raises ApiError: 400, or 404 once deleted."""
+        """Changes expiry and metadata.
+
+        Raises:
+            ApiError: 400, 404 once deleted, 507 for more than the store has room for.
+        """
         changes = self._changes(patch)
         if changes:
             await self._change(entry, changes)

@@ -281,7 +281,17 @@ def test_a_full_store_refuses_and_changes_nothing(tmp_path):
         store.delete(twin.id)
         store.put(record_of([2], name="b"), cache_of([2], seed=1))
         assert store.num_bytes == size_of(store) == limit  # to the last byte
-        store.edit(kept.id, metadata={"changes": "are never refused"})
+        before = store.get(kept.id)
+        with pytest.raises(StoreFullError, match=rf"of {limit} bytes.*delete.*--store-limit"):
+            store.edit(kept.id, metadata={"a": "b"})
+        assert store.get(kept.id) == before
+        store.edit(kept.id, name="c")  # no larger
+        store.count_use(kept.id, tokens_saved=10**9, at=1e9)  # is never refused
+        store.flush()
+        assert store.num_bytes > limit
+        store.edit(kept.id, created_at=1)  # smaller
+        assert store.get(kept.id).tokens_saved == 10**9
+        assert store.num_bytes == size_of(store)
     with GistStore(tmp_path, max_bytes=1) as store:
         assert len(store) == 2
         with pytest.raises(StoreFullError):

@@ -431,6 +431,25 @@ async def test_a_full_store_refuses_visibly(sites: Sites) -> None:
         await use(site, fourth)
 
 
+async def test_a_change_is_refused_where_the_store_has_no_room_for_it(sites: Sites) -> None:
+    async with sites.open() as site:
+        prompt_id = await register(site, "text a", metadata={"a": "x" * 300})
+        sites.store_limit = site.store.num_bytes + 50
+    async with sites.open() as site:
+        before = await show(site, prompt_id)
+        path = f"{PROMPTS}/{prompt_id}"
+        response = await site.client.patch(path, json={"metadata": {"a": "x" * 400}})
+        assert response.status_code == 507
+        error = response.json()["error"]
+        assert error["code"] == "store_full"
+        assert "--store-limit" in error["message"]
+        assert await show(site, prompt_id) == before
+        for metadata in ({"a": "x" * 330}, {"b": "y"}, {"b": "y" * 340}):
+            changed = await site.client.patch(path, json={"metadata": metadata})
+            assert changed.json()["metadata"] == metadata, changed.text
+        assert site.store.num_bytes <= sites.store_limit
+
+
 async def _nothing() -> None:
     return None
 
