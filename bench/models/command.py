@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from ...server.commands.connection import ApiKeyOption
+from ...server.commands.terminal import fail
 from ..load.endpoint import Endpoint
+from ..options import ResultOption
 
 
 def models(
@@ -17,7 +19,7 @@ def models(
             "the first one."
         ),
     ],
-    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")],
+    output: ResultOption,
     data: Annotated[
         str | None, typer.Option(help="JSONL file of prompts and responses, to measure quality.")
     ] = None,
@@ -106,8 +108,7 @@ def models(
         )
         result = compare(settings, console)
     except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     if data:
         result["data"] = {"file": Path(data).name, "examples": len(settings.labelled)}
     write_result(output, result)

@@ -112,8 +112,8 @@ class Rounds:
         endless = {c.name: self._draw_on(c, tokens, np.random.default_rng(seed)) for c in crowd}
         clients = {c.name: self._clients[c.name] for c in crowd}
         found, duration = await all_together(clients, endless, self._requests, self._concurrency)
-        told = [contender for contender in crowd if contender.has_gist == with_gists]
-        return {c.name: _figures(c, found[c.name], duration) for c in told}
+        figures = {c.name: _figures(c, found[c.name], duration) for c in crowd}
+        return {c.name: figures[c.name] for c in crowd if c.has_gist == with_gists}
 
     def _draw_on(
         self, contender: Contender, tokens: TokensPerWord, rng: np.random.Generator

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
+from statistics import mode
 from typing import Any
 
 import pytest
@@ -95,6 +97,26 @@ def test_together_a_model_is_asked_by_one_of_its_rows(start_server: StartServer)
     plain, gists = {"a-full", "b-full"}, {"a-gist", "b-full"}
     # Which comes first changes from round to round.
     assert crowds == [gists, plain, plain, gists]
+
+
+def test_a_row_without_a_gist_is_measured_where_none_has_one(start_server: StartServer) -> None:
+    lengths = {"a-full": 2, "a-gist": 7}
+    latest = "a-full"
+
+    def by_crowd(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """`b` answers as long as `a` did last, whose row tells which crowd it is."""
+        nonlocal latest
+        latest = body["prompt_id"] if body["model"] == "a" else latest
+        status, steps = answer(path, body)
+        usage = json.loads(steps[2].removeprefix(b"data: "))
+        usage["usage"]["completion_tokens"] = lengths[latest]
+        return status, [*steps[:2], data(usage), DONE]
+
+    found, _ = measure(start_server(by_crowd), [FULL, GIST, OTHER])
+    together = found[0]["together"]
+    # In the first moment of a crowd, who was asked last may have been of another one.
+    assert mode(together["b"]["output_tokens"]) == lengths["a-full"]
+    assert mode(together["a + gist"]["output_tokens"]) == lengths["a-gist"]
 
 
 def test_models_get_the_same_texts_together_and_never_one_twice(start_server: StartServer) -> None:
