@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compress.record import PromptRecord
+from ..engine.delivery import OutputInbox
 from ..engine.errors import CacheFullError
 from ..engine.grammar import Grammar
 from ..engine.pinned import PinnedCache
@@ -154,16 +155,16 @@ class Choice:
         return Piece(self.index, text, token_id, logprob, reason)
 
 
-class _Outputs(asyncio.Queue[RequestOutput]):
-    """Outputs that wait to be read; tells once when they are too many."""
+class _Inbox(OutputInbox):
+    """Tells once when too many outputs wait to be read."""
 
     def __init__(self, on_overflow: Callable[[], None]) -> None:
         super().__init__()
         self._on_overflow = on_overflow
 
-    def put_nowait(self, item: RequestOutput) -> None:
-        super().put_nowait(item)
-        if self.qsize() == _MOST_UNREAD:
+    def put(self, output: RequestOutput) -> None:
+        super().put(output)
+        if len(self) == _MOST_UNREAD:
             self._on_overflow()
 
 
@@ -187,7 +188,7 @@ class Generation:
     _metered: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._outputs = _Outputs(lambda: self.end(client_too_slow()))
+        self._inbox = _Inbox(lambda: self.end(client_too_slow()))
 
     def start(self) -> None:
         """Submits every choice.
@@ -198,7 +199,7 @@ class Generation:
         self.admission.check(sum(len(choice.prompt.token_ids) for choice in self.choices))
         try:
             for choice in self.choices:
-                self.model.engine.submit_to(choice.request, self._outputs)
+                self.model.engine.submit_to(choice.request, self._inbox)
                 self._running.add(choice.request.request_id)
                 self.admission.enter(len(choice.prompt.token_ids))
         except CacheFullError as error:  # it never fits; waiting would not help
@@ -223,9 +224,7 @@ class Generation:
         """As `pieces`, with all that have come by then at a time; use each up before the next."""
         by_id = {choice.request.request_id: choice for choice in self.choices}
         while self._running or self._ended_by is not None:
-            outputs = [await self._outputs.get()]
-            while not self._outputs.empty():
-                outputs.append(self._outputs.get_nowait())
+            outputs = await self._inbox.take()
             if self._ended_by is not None:
                 raise self._ended_by
             yield self._pieces_of([(by_id[output.request_id], output) for output in outputs])
@@ -254,7 +253,7 @@ class Generation:
         if self._running:
             self._ended_by = error
             self.close()
-            self._outputs.put_nowait(_NOTHING)
+            self._inbox.put(_NOTHING)
 
     def close(self) -> None:
         """Aborts the choices that have not finished; their blocks are free at the next step."""

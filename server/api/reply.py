@@ -13,7 +13,7 @@ from .context import ModelDesk
 from .generation import Choice, Generation, Piece
 from .prompt_entry import PromptEntry
 from .schemas import GenerationBody
-from .streaming import EventStream, event, until_disconnect
+from .streaming import EventStream, EventTemplate, event, until_disconnect
 from .usage import usage_of
 
 
@@ -77,14 +77,16 @@ class Reply(ABC):
         Chunks of tokens that came while the last ones were sent go out together.
         """
         head = self._head | {"object": self.chunk_kind}
+        usage = {"usage": None} if include_usage else {}
+        template = EventTemplate(head, "choices", usage)
 
         def chunk(piece: Piece) -> bytes:
-            written = head | {"choices": [self.chunk_choice(piece)]}
+            choices = [self.chunk_choice(piece)]
             if continuous_usage:
-                written["usage"] = usage_of(self.generation.choices)
-            elif include_usage:
-                written["usage"] = None
-            return event(written)
+                return event(
+                    head | {"choices": choices, "usage": usage_of(self.generation.choices)}
+                )
+            return template.event(choices)
 
         async for pieces in self.generation.batches():
             yield b"".join(map(chunk, pieces))

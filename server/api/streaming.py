@@ -27,6 +27,24 @@ def event(data: dict[str, Any]) -> bytes:
     return b"data: " + _encode(data) + b"\n\n"
 
 
+class EventTemplate:
+    """Events whose bodies begin and end with the same keys.
+
+    Args:
+        head: the first keys; not empty.
+        key: the one key that differs.
+        tail: the last keys.
+    """
+
+    def __init__(self, head: dict[str, Any], key: str, tail: dict[str, Any]) -> None:
+        self._before = b"data: " + _encode(head)[:-1] + b"," + _encode(key) + b":"
+        self._after = (b"," + _encode(tail)[1:] if tail else b"}") + b"\n\n"
+
+    def event(self, value: Any) -> bytes:
+        """The event with this value of the key that differs."""
+        return self._before + _encode(value) + self._after
+
+
 def named_event(name: str, data: dict[str, Any]) -> bytes:
     """One SSE event of a type."""
     return b"event: " + name.encode() + b"\n" + event(data)
@@ -67,26 +85,22 @@ class EventStream(Response):
             self._on_close()
 
     async def _send_all(self, send: Send, arrival: Arrival) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            await send(start)
-            async for body in self._guarded(arrival):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                async for body in self._events:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                last = self._end
+            except ApiError as error:
+                last = self._last(error, arrival) + self._end
+            except OSError:
+                raise
+            except Exception:
+                logger.exception("stream failed")
+                last = self._last(unexpected(), arrival) + self._end
+            await send({"type": "http.response.body", "body": last, "more_body": False})
         except OSError:
             return  # the client is gone
-
-    async def _guarded(self, arrival: Arrival) -> AsyncIterator[bytes]:
-        try:
-            async for body in self._events:
-                yield body
-        except ApiError as error:
-            yield self._last(error, arrival)
-        except Exception:
-            logger.exception("stream failed")
-            yield self._last(unexpected(), arrival)
-        if self._end:
-            yield self._end
 
     def _last(self, error: ApiError, arrival: Arrival) -> bytes:
         arrival.error = error.code

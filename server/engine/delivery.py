@@ -8,7 +8,31 @@ import weakref
 
 from .request import RequestOutput
 
-OutputQueue = asyncio.Queue[RequestOutput]
+
+class OutputInbox:
+    """Outputs that wait for their one reader, on the reader's event loop."""
+
+    def __init__(self) -> None:
+        self._outputs: list[RequestOutput] = []
+        self._reader: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def put(self, output: RequestOutput) -> None:
+        """Adds an output and wakes the reader."""
+        self._outputs.append(output)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    async def take(self) -> list[RequestOutput]:
+        """All outputs that wait, the oldest first; waits while there is none."""
+        while not self._outputs:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
 
 class LoopMailbox:
@@ -19,11 +43,11 @@ class LoopMailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._posted: list[tuple[OutputQueue, RequestOutput]] = []
+        self._posted: list[tuple[OutputInbox, RequestOutput]] = []
 
-    def post(self, queue: OutputQueue, output: RequestOutput) -> None:
-        """Adds an output for a queue of the loop."""
-        self._posted.append((queue, output))
+    def post(self, inbox: OutputInbox, output: RequestOutput) -> None:
+        """Adds an output for an inbox of the loop."""
+        self._posted.append((inbox, output))
 
     def flush(self) -> None:
         """Hands over what was posted. A loop that is closed loses it."""
@@ -62,6 +86,6 @@ class LoopMailboxes:
             mailbox.flush()
 
 
-def _put_all(posted: list[tuple[OutputQueue, RequestOutput]]) -> None:
-    for queue, output in posted:
-        queue.put_nowait(output)
+def _put_all(posted: list[tuple[OutputInbox, RequestOutput]]) -> None:
+    for inbox, output in posted:
+        inbox.put(output)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...compress.adapter import GistAdapter
 from ...compress.cache import GistCache, Method
 from .config import EngineConfig
-from .delivery import LoopMailboxes
+from .delivery import LoopMailboxes, OutputInbox
 from .engine_core import EngineCore
 from .engine_info import EngineInfo, weight_bytes
 from .engine_stats import EngineStats
@@ -171,13 +171,13 @@ class Engine:
             self._commands.append(functools.partial(self._core.add, sequence))
             self._wake.notify()
 
-    def submit_to(self, request: Request, queue: asyncio.Queue[RequestOutput]) -> None:
-        """Queues a request whose outputs go into a queue of the running event loop.
+    def submit_to(self, request: Request, inbox: OutputInbox) -> None:
+        """Queues a request whose outputs go into an inbox of the running event loop.
 
         All outputs of a step wake the loop once. Raises as ``submit``.
         """
         mailbox = self._mailboxes.of(asyncio.get_running_loop())
-        self.submit(request, functools.partial(mailbox.post, queue))
+        self.submit(request, functools.partial(mailbox.post, inbox))
 
     def abort(self, request_id: str) -> None:
         """Ends a request with finish_reason "abort" before the next step; unknown ids are
@@ -197,14 +197,14 @@ class Engine:
 
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Yields a request's outputs; aborts it if the consumer goes away. Raises as ``submit``."""
-        queue: asyncio.Queue[RequestOutput] = asyncio.Queue()
-        self.submit_to(request, queue)
+        inbox = OutputInbox()
+        self.submit_to(request, inbox)
         finished = False
         try:
             while not finished:
-                output = await queue.get()
-                finished = output.finish_reason is not None
-                yield output
+                for output in await inbox.take():
+                    finished = output.finish_reason is not None
+                    yield output
         finally:
             if not finished:
                 self.abort(request.request_id)

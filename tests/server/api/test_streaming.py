@@ -60,7 +60,7 @@ def generation(num_choices: int) -> Generation:
         Choice(i, PreparedPrompt([1]), Request(str(i), [1]), Letters(), StopStringScanner(()))  # type: ignore[arg-type]
         for i in range(num_choices)
     ]
-    engine = SimpleNamespace(submit_to=lambda request, queue: None, abort=lambda request_id: None)
+    engine = SimpleNamespace(submit_to=lambda request, inbox: None, abort=lambda request_id: None)
     started = Generation(SimpleNamespace(engine=engine), choices, Anything(), Anything())  # type: ignore[arg-type]
     started.start()
     return started
@@ -84,7 +84,7 @@ async def batches_of(generation: Generation, arrivals: Sequence[Sequence[Request
     error = None
     for arrived in arrivals:
         for output in arrived:
-            generation._outputs.put_nowait(output)
+            generation._inbox.put(output)
         try:
             taken.append(list(await asyncio.wait_for(anext(batches), 5)))
         except ApiError as raised:
@@ -130,7 +130,7 @@ async def test_tokens_that_came_before_a_failure_are_told_first(reason: Any) -> 
 
 async def test_what_is_ended_says_why_in_place_of_what_was_left() -> None:
     ended = generation(1)
-    ended._outputs.put_nowait(RequestOutput("0", [2]))
+    ended._inbox.put(RequestOutput("0", [2]))
     ended.end(ApiError(504, "too long"))
     with pytest.raises(ApiError, match="too long"):
         await anext(ended.batches())

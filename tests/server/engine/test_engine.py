@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 import torch
 from gistserve.compress.errors import GistCacheError
-from gistserve.server.engine.delivery import LoopMailboxes
+from gistserve.server.engine.delivery import LoopMailboxes, OutputInbox
 from gistserve.server.engine.engine import Engine, EngineConfig
 from gistserve.server.engine.errors import CacheFullError, EngineDeadError, PromptTooLongError
 from gistserve.server.engine.request import Request, RequestOutput, SamplingParams
@@ -230,7 +230,7 @@ def test_an_event_loop_that_is_gone_harms_nobody(make_engine):
     engine = make_engine()
 
     async def submit_only():
-        engine.submit_to(Request("lost", PROMPTS["p3"], GREEDY), asyncio.Queue())
+        engine.submit_to(Request("lost", PROMPTS["p3"], GREEDY), OutputInbox())
 
     asyncio.run(submit_only())
     assert (
@@ -244,15 +244,16 @@ def test_a_step_s_outputs_wake_a_loop_once():
     async def main():
         loop = asyncio.get_running_loop()
         mailboxes = LoopMailboxes()
-        queues = [asyncio.Queue() for _ in range(3)]
+        inboxes = [OutputInbox() for _ in range(3)]
         wakes = []
         wake = loop.call_soon_threadsafe
         loop.call_soon_threadsafe = lambda *args: (wakes.append(args), wake(*args))
-        for name, q in zip("abc", queues, strict=True):
-            mailboxes.of(loop).post(q, RequestOutput(name, [1]))
+        for name, inbox in zip("abc", inboxes, strict=True):
+            mailboxes.of(loop).post(inbox, RequestOutput(name, [1]))
         mailboxes.flush()
         mailboxes.flush()
-        assert [(await q.get()).request_id for q in queues] == ["a", "b", "c"]
+        taken = [await inbox.take() for inbox in inboxes]
+        assert [[o.request_id for o in outputs] for outputs in taken] == [["a"], ["b"], ["c"]]
         assert len(wakes) == 1
 
     asyncio.run(main())
