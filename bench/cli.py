@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from ..server.commands.terminal import fail
 from .engine.command import engine
 from .http_overhead.command import http
 from .load.command import serve
 from .models.command import models
+from .options import ResultOption
 from .peers.command import peers
 from .prompts.command import prompts
 from .soak.command import soak
@@ -74,7 +76,7 @@ def continual(
     old: Annotated[Path, typer.Option(exists=True, help="Text the model is trained on first.")],
     new: Annotated[Path, typer.Option(exists=True, help="Text it is updated with.")],
     work: Annotated[Path, typer.Option(file_okay=False, help="Folder for data and models.")],
-    output: Annotated[Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")],
+    output: ResultOption,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of each stage.")] = 250_000,
     infinite_replay: Annotated[
         float, typer.Option(min=0, max=0.99, help="Replay of the arm with infinite schedules.")
@@ -99,8 +101,7 @@ def continual(
         for figures in ContinualBench(work, first, second, setup).run(arm or ()):
             write_result(output, {"old": old.name, "new": new.name} | figures)
     except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     plot_arms(figures, output.with_suffix(".png"))
     print_arms(figures)
     typer.echo(f"written to {output}")

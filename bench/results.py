@@ -27,6 +27,19 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
     path.write_text(_NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """What `write_result` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it is none.
+    """
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no figures to report: {error}") from error
+    return result
+
+
 def _on_one_line(numbers: re.Match[str]) -> str:
     return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
 

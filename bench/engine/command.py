@@ -8,6 +8,8 @@ import typer
 
 from ...server.commands.model_options import Dtype
 from ...server.commands.serve_options import Device
+from ...server.commands.terminal import fail
+from ..options import ReportOption, ResultOption
 
 
 class Shape(StrEnum):
@@ -46,26 +48,21 @@ def engine(
         int | None, typer.Option(min=1, help="torch's threads on the CPU. Default: its own.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and prompts.")] = 0,
-    output: Annotated[
-        Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")
-    ] = Path("bench/results/engine.json"),
-    report: Annotated[
-        bool, typer.Option("--report", help="Measure nothing; show the file and draw it again.")
-    ] = False,
+    output: ResultOption = Path("bench/results/engine.json"),
+    report: ReportOption = False,
 ) -> None:
     """Measure prefill and decoding without HTTP, against the machine's bandwidth and matmuls."""
-    import json
-
     from rich.console import Console
 
     from ...server.engine.errors import EngineError
+    from ..results import read_result
     from .plot import plot_shares
     from .report import print_report
 
     console = Console()
     try:
         if report:
-            result = json.loads(output.read_text(encoding="utf-8"))
+            result = read_result(output)
         else:
             result = _measure(
                 console,
@@ -85,8 +82,7 @@ def engine(
                 compile=compile,
             )
     except (EngineError, OSError, ValueError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     plot_shares(result, output.with_suffix(".png"))
     print_report(result, console)
 

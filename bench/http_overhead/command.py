@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ...server.commands.terminal import fail
+
 
 def http(
     model: Annotated[
@@ -68,8 +70,7 @@ def http(
         with console.status("starting") as status:
             result = compare(settings, status.update)
     except (EngineError, OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     print_report(result, console)
     if output is not None:
         write_result(output, result)

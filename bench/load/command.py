@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...server.commands.connection import DEFAULT_URL, ApiKeyOption, UrlOption
+from ...server.commands.terminal import fail
 from .compression import Compression
 from .endpoint import Endpoint
 
@@ -101,14 +102,12 @@ def serve(
         )
         result = measure_load(settings, console)
     except LoadError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     print_report(result, console)
     if output is not None:
         _write(result, output)
     if all(point["failed"] == point["requests"] for point in result["points"]):
-        typer.echo("Error: every request failed.", err=True)
-        raise typer.Exit(1)
+        fail("every request failed.")
 
 
 def _write(result: dict[str, object], output: Path) -> None:

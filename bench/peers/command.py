@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ...server.commands.terminal import fail
+from ..options import ReportOption, ResultOption
+
 
 class Shape(StrEnum):
     """Sizes of random models; 135m is SmolLM2-135M's."""
@@ -68,31 +71,24 @@ def peers(
         int | None, typer.Option(min=1, help="Of every server. Default: one a core.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the texts.")] = 0,
-    output: Annotated[
-        Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside.")
-    ] = Path("bench/results/peers.json"),
-    report: Annotated[
-        bool, typer.Option("--report", help="Start nothing; show and draw what the file holds.")
-    ] = False,
+    output: ResultOption = Path("bench/results/peers.json"),
+    report: ReportOption = False,
 ) -> None:
     """Measure our server beside transformers' and llama.cpp's: same weights, requests, threads.
 
     All run on this machine's processor, but only one at a time: the others are held. A peer that
     is not installed is left out, and the report says so.
     """
-    import json
-
     from rich.console import Console
 
-    from ..load.errors import LoadError
-    from ..results import write_result
+    from ..results import read_result, write_result
     from .plot import plot_peers
     from .report import print_report
 
     console = Console()
     try:
         if report:
-            result = json.loads(output.read_text(encoding="utf-8"))
+            result = read_result(output)
         else:
             from .run import compare
             from .settings import PeersSettings, usable_cores
@@ -113,13 +109,11 @@ def peers(
                 seed=seed,
             )
             result = compare(settings, console, lambda found: write_result(output, found))
-    except (LoadError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+    except (OSError, ValueError) as error:
+        fail(str(error))
     print_report(result, console)
     if not result["summary"]:
-        typer.echo("Error: every measurement was left out.", err=True)
-        raise typer.Exit(1)
+        fail("every measurement was left out.")
     plot_peers(result, output.with_suffix(".png"))
     if not report:
         typer.echo(f"written to {output}")

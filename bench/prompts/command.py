@@ -1,20 +1,18 @@
 """`gistserve bench prompts`."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
 
+from ...server.commands.terminal import fail, out
+from ..options import ReportOption, ResultOption
+
 
 def prompts(
-    output: Annotated[
-        Path, typer.Option(dir_okay=False, help="JSON file; a PNG is put beside it.")
-    ] = Path("bench/results/prompts.json"),
-    report: Annotated[
-        bool, typer.Option("--report", help="Measure nothing; print and draw what the file has.")
-    ] = False,
+    output: ResultOption = Path("bench/results/prompts.json"),
+    report: ReportOption = False,
     model: Annotated[
         str, typer.Option(help="Model folder or hub name, or `embedded`.")
     ] = "embedded",
@@ -87,18 +85,17 @@ def prompts(
 ) -> None:
     """Compare no cache, a cache of the full prompt, and a gist: bytes, speed, quality."""
     from ...server.commands.sizes import parse_size
-    from ...server.commands.terminal import out
     from ..load.errors import LoadError
-    from ..results import write_result
+    from ..results import read_result, write_result
     from .compare import compare
     from .inputs import parse_lengths, read_prompts
     from .model_choice import choose_model
     from .settings import PromptsSettings, ServerSettings, SharedPrefix
 
-    if report:
-        _print(_read(output), output)
-        return
     try:
+        if report:
+            _print(read_result(output), output)
+            return
         with TemporaryDirectory(prefix="gistserve-") as folder:
             out.print("preparing the model", style="dim")
             chosen = choose_model(
@@ -144,23 +141,12 @@ def prompts(
             )
             result = compare(settings, out)
     except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     write_result(output, result)
     _print(result, output)
 
 
-def _read(output: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {output} holds no figures to report: {error}", err=True)
-        raise typer.Exit(1) from error
-    return result
-
-
 def _print(result: dict[str, Any], output: Path) -> None:
-    from ...server.commands.terminal import out
     from .plot import plot_prompts
     from .report import print_report
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ...server.commands.terminal import fail
+
 
 def soak(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long load is put on it.")] = 20.0,
@@ -39,8 +41,7 @@ def soak(
     try:
         figures = run_soak(settings, typer.echo)
     except (SoakFailed, ServerProcessError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
     write_result(output, figures)
     for line in report_lines(figures):
         typer.echo(line)

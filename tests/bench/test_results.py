@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from gistserve.bench import results
-from gistserve.bench.results import write_result
+from gistserve.bench.results import read_result, write_result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +26,9 @@ def test_figures_come_back_as_they_were(tmp_path_factory, figures: object) -> No
 
 def test_numbers_are_on_one_line_and_strings_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
-    write_result(path, {"numbers": [1.5, None, 2], "text": "[ a   b ]"})
+    figures = {"numbers": [1.5, None, 2], "text": "[ a   b ]"}
+    write_result(path, figures)
+    assert read_result(path).items() >= figures.items()
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     assert '"numbers": [1.5, null, 2],' in lines
     assert '"text": "[ a   b ]"' in lines

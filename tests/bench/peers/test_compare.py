@@ -180,3 +180,11 @@ def test_a_report_of_no_file_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["peers", "--report", "--output", output])
     assert done.exit_code == 1
     assert "no.json" in done.output
+
+
+def test_a_report_of_a_broken_file_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "cut.json"
+    output.write_text('{"summary": [')
+    done = CliRunner().invoke(app, ["peers", "--report", "--output", str(output)])
+    assert done.exit_code == 1
+    assert "cut.json holds no figures" in done.output.replace("\n", " ")
