@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .connection import DEFAULT_URL, ApiKeyOption, Connection, UrlOption
-from .terminal import err, fail, out
+from .terminal import fail, out, waiting
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,7 +62,7 @@ def register(
     body |= {key: value for key, value in options.items() if value is not None}
     body |= {"compression": compression.value, "auto_match": auto_match}
     connection = Connection(url, api_key)
-    with err.status("compressing the prompt …"):
+    with waiting("compressing the prompt"):
         prompt = connection.request("POST", "/v1/prompts", json=body)
     _print_prompt(prompt, as_json)
 

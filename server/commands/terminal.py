@@ -1,6 +1,8 @@
-"""What all commands share of the terminal: two consoles and one way to fail."""
+"""What all commands share of the terminal: two consoles, one way to wait and one to fail."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -11,6 +13,17 @@ _WIDE = 200  # columns, for files and pipes: rich would cut tables to 80
 
 out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal, while the block runs, what is waited for and how long already."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        progress.add_task(escape(what), total=None)
+        yield
 
 
 def fail(message: str, *, remedy: str = "", code: int = 1) -> NoReturn:

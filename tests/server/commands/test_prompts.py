@@ -1,10 +1,14 @@
+import io
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gistserve.server.cli import app
+from gistserve.server.commands import terminal
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from .conftest import StandIn
@@ -35,6 +39,26 @@ def test_register_sends_a_text_file_as_system_message(
         "ttl": "60s",
         "auto_match": False,
     }
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_register_tells_a_terminal_that_it_waits(
+    server: StandIn, prompt: dict[str, Any], monkeypatch: pytest.MonkeyPatch, on_terminal: bool
+) -> None:
+    server.answers["POST", "/v1/prompts"] = (201, prompt)
+    answer = server.answer
+
+    def slowly(request: Any) -> tuple[int, bytes]:
+        time.sleep(0.3)
+        return answer(request)
+
+    server.answer = slowly  # type: ignore[method-assign]
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=on_terminal)
+    monkeypatch.setattr(terminal, "err", console)
+    assert invoke("register", url=server.url, stdin="Be kind.").exit_code == 0
+    assert ("compressing the prompt" in shown.getvalue()) == on_terminal
+    assert ("0:00:00" in shown.getvalue()) == on_terminal
 
 
 def test_register_reads_standard_input_and_prints_json(
