@@ -32,9 +32,9 @@ async def create_prompt(
 ) -> Response:
     """Registers a prompt and answers when it is ready.
 
-    Content, model, method and number of gist tokens identify it: the same again answers 200 with
-    the same resource (a name it did not have, and a longer life, are taken over). Registrations
-    of a model wait for one another; a client that goes away gives up its own.
+    Content, tools, model, method and number of gist tokens identify it: the same again answers
+    200 with the same resource (a name it did not have, and a longer life, are taken over).
+    Registrations of a model wait for one another; a client that goes away gives up its own.
     """
     context.check_open()
     model, prompt_name = context.models.resolve(body.model)
