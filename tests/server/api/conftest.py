@@ -32,6 +32,13 @@ GIST_TOKENS = 4
 GIST_MODEL = "org/tiny"
 PLAIN_MODEL = "plain"
 MAX_MODEL_LEN = 512
+# The body of a chat request that runs for many steps.
+LONG_CHAT = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 480,
+    "ignore_eos": True,
+    "temperature": 0,
+}
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import json
 import re
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI
 from gistserve.server.api.application import _ROUTES
 from gistserve.server.api.json_route import JsonRoute
 
+from .asgi import http_scope
 from .conftest import GIST_MODEL, Site, Sites
 
 pytestmark = pytest.mark.anyio
@@ -235,7 +235,6 @@ async def test_keys_that_are_nearly_right(sites: Sites) -> None:
 
 async def raw_get(app: FastAPI, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
     """Status and body of a path as it is, decoded as uvicorn does."""
-    target, _, query = path.partition("?")
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -244,20 +243,5 @@ async def raw_get(app: FastAPI, path: str, headers: list[tuple[bytes, bytes]]) -
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": unquote(target),
-        "raw_path": target.encode(),
-        "query_string": query.encode(),
-        "root_path": "",
-        "headers": headers,
-        "client": ("test", 1),
-        "server": ("test", 80),
-        "state": {},
-    }
-    await app(scope, receive, send)
+    await app(http_scope("GET", path, headers), receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

@@ -14,6 +14,7 @@ from gistserve.server.api.errors import ApiError
 from gistserve.server.api.served_models import ServedModel, ServedModels
 from gistserve.server.api.settings import ServerSettings
 
+from .asgi import http_scope
 from .conftest import GIST_MODEL, Loaded, Site, Sites, sse, until
 
 pytestmark = pytest.mark.anyio
@@ -286,23 +287,8 @@ async def disconnecting(
             if sent == after_chunks:
                 gone.set()
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": CHAT,
-        "raw_path": CHAT.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("test", 1),
-        "server": ("test", 80),
-        "state": {},
-    }
     with anyio.fail_after(60):
-        await app(scope, receive, send)
+        await app(http_scope("POST", CHAT), receive, send)
     return sent
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gistserve.server.engine.engine import Engine
 
+from .asgi import http_scope
 from .conftest import GIST_MODEL, Site, Sites, until
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ class Caller:
         self._left = asyncio.Event()
         self.statuses: list[int] = []
         self.served = asyncio.create_task(
-            site.app(_SCOPE | {"state": {}}, self._receive, self._send)
+            site.app(http_scope("POST", PROMPTS), self._receive, self._send)
         )
 
     def leave(self) -> None:
@@ -63,22 +64,6 @@ class Caller:
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.statuses.append(message["status"])
-
-
-_SCOPE = {
-    "type": "http",
-    "asgi": {"version": "3.0", "spec_version": "2.3"},
-    "http_version": "1.1",
-    "method": "POST",
-    "scheme": "http",
-    "path": PROMPTS,
-    "raw_path": PROMPTS.encode(),
-    "query_string": b"",
-    "root_path": "",
-    "headers": [(b"content-type", b"application/json")],
-    "client": ("test", 1),
-    "server": ("test", 80),
-}
 
 
 def queue_of(site: Site) -> Any:

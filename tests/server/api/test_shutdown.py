@@ -9,18 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import GIST_MODEL, Loaded, Site, Sites, until
+from .conftest import GIST_MODEL, LONG_CHAT, Loaded, Site, Sites, until
 from .live_server import LiveServer, live, read_all
 
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
-LONG = {
-    "messages": [{"role": "user", "content": "Hello"}],
-    "max_tokens": 480,
-    "ignore_eos": True,
-    "temperature": 0,
-}
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ async def running(site: Site, count: int) -> None:
 
 async def post(server: LiveServer, **fields: Any) -> httpx.Response:
     async with httpx.AsyncClient(timeout=120) as client:
-        return await client.post(server.url + CHAT, json=LONG | fields)
+        return await client.post(server.url + CHAT, json=LONG_CHAT | fields)
 
 
 def events(response: httpx.Response) -> list[str]:

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 from gistserve.server.api import generation
 
-from .conftest import GIST_MODEL, Site, Sites, sse, until
+from .asgi import http_scope
+from .conftest import GIST_MODEL, LONG_CHAT, Site, Sites, sse, until
 
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
-LONG = {
-    "messages": [{"role": "user", "content": "Hello"}],
-    "max_tokens": 480,
-    "ignore_eos": True,
-    "temperature": 0,
-}
 
 
 @pytest.fixture
@@ -53,7 +48,7 @@ async def test_a_request_that_takes_too_long_ends(sites: Sites, hold: Any) -> No
     async with sites.open(request_timeout=0.3) as site:
         go = hold(site)
         whole, stream = await asyncio.gather(
-            site.post(CHAT, LONG), site.post(CHAT, LONG | {"stream": True})
+            site.post(CHAT, LONG_CHAT), site.post(CHAT, LONG_CHAT | {"stream": True})
         )
         assert whole.status_code == 504
         assert whole.json()["error"]["code"] == "request_timeout"
@@ -71,9 +66,9 @@ async def test_a_request_that_is_not_begun_in_time_ends_and_the_running_ones_go_
     async with sites.open(queue_timeout=0.3, retry_after_seconds=9) as site:
         go = hold(site)
         engine = site.app.state.context.models.get(GIST_MODEL).engine
-        running = asyncio.create_task(site.post(CHAT, LONG | {"max_tokens": 3}))
+        running = asyncio.create_task(site.post(CHAT, LONG_CHAT | {"max_tokens": 3}))
         await until(lambda: engine.stats().num_running)
-        late = await site.post(CHAT, LONG)
+        late = await site.post(CHAT, LONG_CHAT)
         assert late.status_code == 429
         assert late.json()["error"]["code"] == "queue_timeout"
         assert late.headers["retry-after"] == "9"
@@ -106,7 +101,7 @@ async def test_a_stream_that_is_not_read_ends_and_keeps_little(
     engine = site.app.state.context.models.get(GIST_MODEL).engine
     reading = asyncio.Event()
     received: list[bytes] = []
-    body = json.dumps(LONG | {"stream": True}).encode()
+    body = json.dumps(LONG_CHAT | {"stream": True}).encode()
 
     async def receive() -> dict[str, Any]:
         if not received:
@@ -119,22 +114,7 @@ async def test_a_stream_that_is_not_read_ends_and_keeps_little(
         received.append(message.get("body", b""))
         await reading.wait()
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": CHAT,
-        "raw_path": CHAT.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("test", 1),
-        "server": ("test", 80),
-        "state": {},
-    }
-    serving = asyncio.create_task(site.app(scope, receive, send))
+    serving = asyncio.create_task(site.app(http_scope("POST", CHAT), receive, send))
     await until(lambda: engine.stats().num_running)
     await until(lambda: not engine.stats().num_running)
     reading.set()
