@@ -165,5 +165,16 @@ class Driver:
     def tokens(self, request_id: str) -> list[int]:
         return [t for output in self.outputs[request_id] for t in output.new_token_ids]
 
+    def compress(self, token_ids: list[int], slots: list[int], chunk_size: int) -> GistCache:
+        """A prompt's gist, computed in chunks in slots of the block pool."""
+        steps = self.core.compressions._compressor.compress_steps(
+            token_ids, self.core.runner.kv_session(slots), chunk_size
+        )
+        while True:
+            try:
+                next(steps)
+            except StopIteration as finished:
+                return finished.value
+
     def close(self) -> None:
         self.core.runner.close()

@@ -72,14 +72,7 @@ def test_a_compression_meets_its_adapter(backend):
     policy = prompt(23, seed=5)
     expected = gist_by_hand(plain, make_adapter(plain), policy)
     driver = Driver(model, make_adapter(plain), compile=True)
-    compressor = driver.core.compressions._compressor
-    steps = compressor.compress_steps(policy, driver.core.runner.kv_session(range(8)), 5)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            cache = finished.value
-            break
+    cache = driver.compress(policy, list(range(8)), chunk_size=5)
     torch.testing.assert_close(cache.keys, expected.keys, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cache.values, expected.values, atol=1e-5, rtol=1e-5)
     driver.close()

@@ -97,15 +97,8 @@ def test_an_adapter_acts_on_fused_layers():
     for its_model, config in ((plain, {}), (model, {"fuse_projections": True})):
         adapter = make_adapter(its_model)
         driver = Driver(its_model, adapter, **config)
-        compressor = driver.core.compressions._compressor
-        session = driver.core.runner.kv_session([3, 5, 7, 9, 11, 13, 15])
-        steps = compressor.compress_steps(PROMPTS["p17"], session, 6)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as finished:
-                states.append(torch.cat([*finished.value.keys, *finished.value.values]))
-                break
+        cache = driver.compress(PROMPTS["p17"], [3, 5, 7, 9, 11, 13, 15], chunk_size=6)
+        states.append(torch.cat([*cache.keys, *cache.values]))
         driver.close()
     torch.testing.assert_close(states[1], states[0], atol=1e-5, rtol=1e-5)
 
