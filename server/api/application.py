@@ -81,7 +81,11 @@ def create_app(
         app.include_router(module.router)
     app.openapi = describe(app, bool(settings.api_keys))  # type: ignore[method-assign]
     # The last one added is the outermost.
-    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_bytes=settings.max_body_bytes,
+        max_total_bytes=settings.total_body_bytes,
+    )
     app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys, protected=PROTECTED)
     if settings.cors_origins:
         app.add_middleware(

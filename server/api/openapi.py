@@ -17,7 +17,7 @@ _MEANINGS = {
     404: "Unknown model or prompt.",
     409: "The name is taken by another prompt.",
     413: "The body is too large.",
-    429: "The queue is full; `Retry-After` tells when to try again.",
+    429: "The server has as much to do as it takes; `Retry-After` tells when to try again.",
     500: "The server or its model failed on this request.",
     503: "The server is shutting down, or the model's engine has stopped.",
     504: "The request took longer than the server allows.",

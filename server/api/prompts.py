@@ -87,7 +87,7 @@ async def get_prompt(
 
 
 @router.patch(
-    "/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 413, 507)
+    "/{prompt_id}", response_model=Prompt, responses=error_responses(400, 401, 404, 413, 429, 507)
 )
 async def update_prompt(
     prompt_id: str,

@@ -16,7 +16,7 @@ router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
 
 @router.post(
-    "/tokenize", response_model=TokenizedText, responses=error_responses(400, 401, 404, 413)
+    "/tokenize", response_model=TokenizedText, responses=error_responses(400, 401, 404, 413, 429)
 )
 async def tokenize(
     body: TokenizeBody,
@@ -52,7 +52,9 @@ async def tokenize(
 
 
 @router.post(
-    "/detokenize", response_model=DetokenizedText, responses=error_responses(400, 401, 404, 413)
+    "/detokenize",
+    response_model=DetokenizedText,
+    responses=error_responses(400, 401, 404, 413, 429),
 )
 async def detokenize(
     body: DetokenizeBody,

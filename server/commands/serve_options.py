@@ -97,6 +97,15 @@ class ServeOptions:
             parser=_size, metavar="SIZE", show_default="16MiB", help="Largest request body."
         ),
     ] = 16 * 2**20
+    max_total_body_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="Large request bodies that are held at the same time, together. Default: 16 of "
+            "the largest.",
+        ),
+    ] = None
     device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto
     dtype: Annotated[Dtype, typer.Option(help="Format of weights and cache.")] = Dtype.auto
     max_model_len: Annotated[

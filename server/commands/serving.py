@@ -54,6 +54,7 @@ def server_settings(options: ServeOptions) -> ServerSettings:
         api_keys=() if options.api_key is None else (options.api_key,),
         cors_origins=tuple(options.cors_origins or ()),
         max_body_bytes=options.max_body_size,
+        max_total_body_bytes=options.max_total_body_size,
         max_queue=options.max_queue,
         max_queue_tokens=options.max_queue_tokens,
         queue_timeout=options.queue_timeout,

@@ -323,6 +323,7 @@ async def test_a_client_that_leaves_ends_its_request(
         {"api_keys": ("",)},
         {"max_queue": -1},
         {"max_body_bytes": 0},
+        {"max_body_bytes": 10, "max_total_body_bytes": 9},
         {"retry_after_seconds": 0},
         {"sweep_seconds": 0},
     ],

@@ -30,6 +30,7 @@ WRITTEN = {
     "api_key": ("secret", "secret"),
     "cors_origins": ("https://a.example", ["https://a.example"]),
     "max_body_size": ("1MiB", 2**20),
+    "max_total_body_size": ("100MiB", 100 * 2**20),
     "device": ("cpu", Device.cpu),
     "dtype": ("bfloat16", Dtype.bfloat16),
     "max_model_len": ("100", 100),
@@ -282,6 +283,7 @@ def test_limits_of_the_http_interface(serve):
         *("--queue-timeout", "2.5", "--request-timeout", "60", "--step-timeout", "90"),
         *("--cors-origin", "https://a", "--cors-origin", "https://b", "--max-body-size", "1MiB"),
         *("--prompt-memory", "1MiB", "--prompt-host-memory", "2GiB"),
+        *("--max-total-body-size", "3MiB"),
     )
     assert serving.server_settings(given) == ServerSettings(
         max_queue=7,
@@ -291,6 +293,7 @@ def test_limits_of_the_http_interface(serve):
         step_timeout=90.0,
         cors_origins=("https://a", "https://b"),
         max_body_bytes=2**20,
+        max_total_body_bytes=3 * 2**20,
         prompt_memory=PromptMemory(device=2**20, host=2**31),
     )
     assert serving.server_settings(serve.options()) == ServerSettings()
