@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -27,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=25, help="kill -9 so often in the tests of the prompt store"
     )
+
+
+def pytest_configure() -> None:
+    """Let SIGINT end the processes of tests also where a script has started pytest with `&`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

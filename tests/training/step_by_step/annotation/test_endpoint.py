@@ -74,9 +74,9 @@ def test_what_may_pass_is_tried_again(
             Misbehaviour(200, b'{"choices": [{"message": {"content": 5}}]}'),
             Misbehaviour(200, b'{"choices": [{"text": "completions"}]}'),
         ],
-        "n3": [Misbehaviour(200, GOOD, seconds=1.5), Misbehaviour(408)],
+        "n3": [Misbehaviour(200, GOOD, seconds=4), Misbehaviour(408)],
     }
-    assert annotate(configure(NAMES, timeout=0.7)).num_annotated == 12
+    assert annotate(configure(NAMES, timeout=2)).num_annotated == 12
     counts = [teacher.asked().count(name) for name in NAMES]
     assert counts == [4, 4, 4, 3] + [1] * 8
     assert "retries=11" in capsys.readouterr().err
