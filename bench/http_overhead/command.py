@@ -57,9 +57,7 @@ def http(
     try:
         settings = OverheadSettings(
             source=embedded_source() if model is None else parse_source(model),
-            workload=Workload(
-                0, parse_lengths("1"), parse_lengths(input_tokens), parse_lengths(output_tokens)
-            ),
+            workload=Workload(parse_lengths(input_tokens), parse_lengths(output_tokens)),
             url=url,
             concurrency=concurrency,
             requests=requests,

@@ -12,6 +12,8 @@ from .errors import LoadError
 from .lengths import Lengths
 from .words import TokensPerWord
 
+_USUAL_PROMPT = Lengths("fixed", 512)
+
 
 @dataclass(frozen=True)
 class LoadRequest:
@@ -35,18 +37,18 @@ class Workload:
     """How requests are drawn.
 
     Attributes:
-        num_prompts: synthetic prompts that the requests share, each used equally often; 0 shares
-            nothing.
-        prompt_tokens, input_tokens, output_tokens: lengths in tokens. Of texts they are met as
+        input_tokens, output_tokens, prompt_tokens: lengths in tokens. Of texts they are met as
             closely as the tokenizer's mean number of tokens a word allows, and what a chat template
             adds is not counted: usage tells what they became.
+        num_prompts: synthetic prompts of `prompt_tokens` that the requests share, each used equally
+            often.
         prompt_files: shared prompts to take instead of synthetic ones.
     """
 
-    num_prompts: int
-    prompt_tokens: Lengths
     input_tokens: Lengths
     output_tokens: Lengths
+    num_prompts: int = 0
+    prompt_tokens: Lengths = _USUAL_PROMPT
     prompt_files: tuple[Path, ...] = ()
 
     def draw_prompts(self, tokens: TokensPerWord, rng: np.random.Generator) -> list[str]:

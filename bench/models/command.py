@@ -89,8 +89,6 @@ def models(
         settings = ModelsSettings(
             sources=[parse_source(text) for text in model],
             workload=Workload(
-                num_prompts=0,
-                prompt_tokens=parse_lengths("1"),
                 input_tokens=parse_lengths(input_tokens),
                 output_tokens=parse_lengths(output_tokens),
                 prompt_files=(prompt,) if prompt else (),

@@ -39,8 +39,8 @@ class Bench:
     ) -> list[LoadRequest]:
         """`count` requests over the prompts; the same seed gives the same inputs."""
         settings = self.settings
-        inputs = Lengths("fixed", settings.input_tokens)
-        outputs = Lengths("fixed", settings.output_tokens)
-        workload = Workload(0, inputs, inputs, outputs)
+        workload = Workload(
+            Lengths("fixed", settings.input_tokens), Lengths("fixed", settings.output_tokens)
+        )
         rng = np.random.default_rng((settings.seed, *seed))
         return workload.draw_requests(count, prompts, ids, self.tokens, rng)

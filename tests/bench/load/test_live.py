@@ -21,9 +21,10 @@ ON_THE_WAY = 0.1
 
 
 def measure(url: str, prompts: int = 0, **more: Any) -> dict[str, Any]:
-    lengths = map(parse_lengths, ("60", "uniform:20,60", "uniform:30,60"))
+    inputs, outputs, shared = map(parse_lengths, ("uniform:20,60", "uniform:30,60", "60"))
     fields = {"model": "teacher", "points": (Point(2),), "requests": REQUESTS} | more
-    settings = LoadSettings(url=url, workload=Workload(prompts, *lengths), **fields)
+    workload = Workload(inputs, outputs, prompts, shared)
+    settings = LoadSettings(url=url, workload=workload, **fields)
     return measure_load(settings, Console(quiet=True))
 
 

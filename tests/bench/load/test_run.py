@@ -49,7 +49,7 @@ def server(start_server: StartServer) -> FakeServer:
 
 
 def settings(server: FakeServer, prompts: int = 0, **more: Any) -> LoadSettings:
-    plan = Workload(prompts, parse_lengths("30"), parse_lengths("12"), parse_lengths("uniform:2,5"))
+    plan = Workload(parse_lengths("12"), parse_lengths("uniform:2,5"), prompts, parse_lengths("30"))
     fields = {"points": (Point(2), Point(rate=200.0)), "requests": 6} | more
     return LoadSettings(url=server.url, workload=plan, **fields)
 

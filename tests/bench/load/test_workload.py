@@ -19,9 +19,8 @@ TWO_A_WORD = TokensPerWord(2.0)
 
 def workload(prompts: int = 0, **more) -> Workload:
     lengths = {"prompt_tokens": "40", "input_tokens": "uniform:4,20", "output_tokens": "normal:9,2"}
-    return Workload(
-        prompts, **{name: parse_lengths(form) for name, form in lengths.items()}, **more
-    )
+    parsed = {name: parse_lengths(form) for name, form in lengths.items()}
+    return Workload(num_prompts=prompts, **parsed, **more)
 
 
 def draw(plan: Workload, count: int, seed: int) -> list[LoadRequest]:

@@ -43,7 +43,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Figures of the rounds, and the bodies that each step sent; the warm-up's come first."""
     starts: list[int] = []
-    workload = Workload(0, parse_lengths("1"), LENGTH, LENGTH)
+    workload = Workload(LENGTH, LENGTH)
 
     async def go() -> list[dict[str, Any]]:
         target = Target(server.url, "a", Endpoint.completions)
