@@ -174,6 +174,8 @@ class CompletionReply(Reply):
 
     def chunk_choice(self, piece: Piece) -> dict[str, Any]:
         first = piece.choice not in self._offsets
+        if not (self._with_logprobs or (first and self._echo)):
+            return self._choice(piece.choice, piece.text, None, piece.finish_reason)
         tokens = self._echoed(self.generation.choices[piece.choice]) if first else _Tokens()
         tokens.add(piece)
         start = self._offsets.get(piece.choice, 0)
@@ -200,9 +202,9 @@ class CompletionReply(Reply):
             logprobs = completion_logprobs(
                 self.desk.token_texts, tokens.token_ids, tokens.logprobs, start_offset
             )
-        return {
-            "index": index,
-            "text": tokens.text,
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
+        return self._choice(index, tokens.text, logprobs, finish_reason)
+
+    def _choice(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None
+    ) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

@@ -9,6 +9,9 @@ _REPLACEMENT = "\ufffd"
 _MAX_WAITING = 3
 # Tokens without text (special ones, broken bytes) must not let the window grow.
 _MAX_WINDOW = 64
+# Emitted tokens that are decoded again with each new one; fewer would be cut off more often, which
+# takes a decoding of its own.
+_MAX_EMITTED = 8
 
 
 class IncrementalDetokenizer:
@@ -38,9 +41,11 @@ class IncrementalDetokenizer:
         complete = self._complete_length(text)
         new_text = text[self._emitted : complete]
         if complete == len(text) and new_text:
-            self._window = self._window[-self._waiting :]
+            self._emitted = complete
+            if len(self._window) > _MAX_EMITTED:
+                self._window = self._window[-self._waiting :]
+                self._emitted = len(self._decode())
             self._waiting = 0
-            self._emitted = len(self._decode())
             return new_text
         self._emitted = max(self._emitted, complete)
         if len(self._window) > _MAX_WINDOW:

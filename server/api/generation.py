@@ -91,7 +91,7 @@ class TimeLimits:
     total: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """What one generated token adds to a choice; the last piece carries `finish_reason`.
 

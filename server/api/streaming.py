@@ -78,13 +78,15 @@ class EventStream(Response):
         arrival = arrival_of(HTTPConnection(scope))
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
-                await self._send_all(send, arrival)
+                # In a task of its own, so that no token wakes all layers of the application.
+                group.start_soon(self._send_all, send, arrival, group.cancel_scope)
+                await _disconnected(receive)
                 group.cancel_scope.cancel()
         finally:
             self._on_close()
 
-    async def _send_all(self, send: Send, arrival: Arrival) -> None:
+    async def _send_all(self, send: Send, arrival: Arrival, watch: anyio.CancelScope) -> None:
+        """Sends the whole answer, then ends the watch for the client's going away."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
@@ -100,7 +102,8 @@ class EventStream(Response):
                 last = self._last(unexpected(), arrival) + self._end
             await send({"type": "http.response.body", "body": last, "more_body": False})
         except OSError:
-            return  # the client is gone
+            logger.debug("the client has gone")
+        watch.cancel()
 
     def _last(self, error: ApiError, arrival: Arrival) -> bytes:
         arrival.error = error.code
@@ -131,11 +134,6 @@ async def until_disconnect(
             future.cancel()
         on_close()
         await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    await _disconnected(receive)
-    scope.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:
