@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ...server.commands.model_source import ModelSource
-from ...server.demo.process import ServerProcess, ServerProcessError
 from ..load.errors import LoadError
+from ..started_server import started_server
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,5 @@ def serving(
             )
         yield url.rstrip("/").removesuffix("/v1")
         return
-    with TemporaryDirectory(prefix="gistserve-") as folder:
-        arguments = settings.arguments(sources, Path(folder) / "prompts")
-        server = ServerProcess(arguments, Path(folder) / "server.log")
-        try:
-            with server:
-                server.wait_until_ready()
-                yield server.url
-        except ServerProcessError as error:
-            raise LoadError(str(error)) from error
+    with started_server(lambda store: settings.arguments(sources, store)) as started:
+        yield started

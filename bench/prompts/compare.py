@@ -14,18 +14,19 @@ from ..load.endpoint import Endpoint
 from ..load.errors import LoadError
 from ..load.probe import probe
 from ..load.target import Target
+from ..started_server import started_server
 from .arm import Arm
 from .bench import Bench, OnStep
 from .fidelity import fidelity
 from .prompt_lengths import check_prompts
 from .quality import Quality
 from .room import Room
-from .served import MODEL, serving
 from .settings import PromptsSettings
 from .shared_prefix import SharedPrefixLoad
 from .summary import summarise_prompts, summarise_quality, summarise_shared
 from .sweep import Sweep
 
+_MODEL = "model"  # as it is served
 # Tokens of synthetic prompts where none are asked for, and by how much they may be missed.
 _LENGTHS = (64, 256, 1024, 4096, 8192)
 _MARGIN = 1.1
@@ -41,7 +42,7 @@ def compare(settings: PromptsSettings, console: Console) -> dict[str, Any]:
     with console.status("starting the server") as status:
         # Where no line can be rewritten, in a log, every step has its own.
         on_step = status.update if console.is_terminal else console.print
-        with serving(settings.server) as url:
+        with started_server(lambda store: settings.server.arguments(_MODEL, store)) as url:
             result = asyncio.run(_compare(settings, url, on_step))
         if settings.labelled and settings.server.adapter is not None:
             on_step("comparing next-token distributions")
@@ -50,12 +51,12 @@ def compare(settings: PromptsSettings, console: Console) -> dict[str, Any]:
 
 
 async def _compare(settings: PromptsSettings, url: str, on_step: OnStep) -> dict[str, Any]:
-    target = Target(url, MODEL, Endpoint.chat, timeout=settings.timeout)
+    target = Target(url, _MODEL, Endpoint.chat, timeout=settings.timeout)
     async with open_session(target) as session:
         on_step("asking the server")
         info = await get_json(session, f"{url}/server_info")
         bench = await _bench(settings, target, session, info, on_step)
-        served = next(model for model in info["models"] if model["name"] == MODEL)
+        served = next(model for model in info["models"] if model["name"] == _MODEL)
         del served["root"]  # a folder of this machine, and often a temporary one
         arms = list(Arm) if served["gist_tokens"] else [Arm.none, Arm.prefix]
         own = (served["gist_tokens"] or 0) + settings.input_tokens + settings.output_tokens
@@ -94,7 +95,7 @@ async def _bench(
     info: Any,
     on_step: OnStep,
 ) -> Bench:
-    room = Room.of(info, MODEL)
+    room = Room.of(info, _MODEL)
     found = await probe(target, session, np.random.default_rng(settings.seed))
     if not found.tells_usage or not found.target.ignore_eos:
         raise LoadError("The server tells no usage, or refuses ignore_eos; is it gistserve?")

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
+from gistserve.bench import started_server
 from gistserve.bench.cli import app
 from gistserve.bench.load.errors import LoadError
-from gistserve.bench.models import served
 from gistserve.bench.models.served import ServerSettings, serving
 from gistserve.bench.models.sizes import disk_bytes, sizes
 from gistserve.server.commands.model_source import ModelSource
@@ -179,7 +179,7 @@ class Process:
 
 
 def test_a_server_is_started_with_all_models_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "ServerProcess", Process)
+    monkeypatch.setattr(started_server, "ServerProcess", Process)
     sources = [ModelSource("a", "org/x"), ModelSource("b", "folder")]
     with serving(sources, None) as url:
         process = Process.started[-1]
