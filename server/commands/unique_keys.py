@@ -1,5 +1,7 @@
 """YAML in which no mapping gives a key twice; PyYAML itself keeps the last one and says nothing."""
 
+from typing import Any
+
 import yaml
 
 
@@ -14,7 +16,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     none that is given twice.
     """
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         mapping = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in mapping.value:
