@@ -142,11 +142,20 @@ class ApiContext:
     def choose(
         self, owner: str, model_field: str | None, prompt_id: str | None
     ) -> tuple[ModelDesk, PromptEntry | None]:
-        """The model and the registered prompt that a request asks for.
+        """The model and the registered prompt that a request asks to answer.
 
         Raises:
-            ApiError: 404 for an unknown model or prompt, 400 where the two do not belong together.
+            ApiError: 404 for an unknown model or prompt, 400 where the two do not belong together
+                or the model makes embeddings only.
         """
+        desk, entry = self.find(owner, model_field, prompt_id)
+        desk.model.check_generates()
+        return desk, entry
+
+    def find(
+        self, owner: str, model_field: str | None, prompt_id: str | None
+    ) -> tuple[ModelDesk, PromptEntry | None]:
+        """The same, of a model that may make embeddings only."""
         if prompt_id is None:
             model, name = self.models.resolve(model_field)
             entry = self.prompts.named(owner, model, name) if name is not None else None

@@ -40,6 +40,7 @@ async def create_prompt(
     model, prompt_name = context.models.resolve(body.model)
     if prompt_name is not None:
         raise model_not_found(str(body.model))
+    model.check_generates()
     desk = context.desks[model.name]
     entry, created = await context.limited_while_connected(
         request,

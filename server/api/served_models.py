@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...compress.adapter import GistAdapter
 from ..engine.engine import Engine
-from .errors import model_not_found
+from .errors import bad_value, model_not_found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +20,7 @@ class ServedModel:
     template and RoPE settings that binds prompt caches to it; max_model_len: positions;
     adapter: what makes gists, if the model has one; root: where the weights came from;
     pooling: how its embeddings are made of hidden states ("last", or what is not done here); None
-    for a model that makes none.
+    for a model that makes none; generates: whether it answers, too.
     """
 
     name: str
@@ -31,7 +31,18 @@ class ServedModel:
     adapter: GistAdapter | None = None
     root: str | None = None
     pooling: str | None = None
+    generates: bool = True
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def check_generates(self) -> None:
+        """Raises ApiError (400) for a model that makes embeddings only."""
+        if not self.generates:
+            raise bad_value(
+                "model",
+                f"`{self.name}` was made for embeddings: use /v1/embeddings. Start the server with "
+                "--embeddings to have it answer all the same.",
+                "model_not_supported",
+            )
 
     @property
     def system_fingerprint(self) -> str:

@@ -28,7 +28,7 @@ async def tokenize(
     They are the uncompressed ones, also where the model is one of a registered prompt, whose
     messages then come first.
     """
-    desk, entry = context.choose(owner, body.model, None)
+    desk, entry = context.find(owner, body.model, None)
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "Give either prompt or messages.")
     if body.messages is not None:
@@ -62,7 +62,7 @@ async def detokenize(
     owner: Annotated[str, Depends(owner)],
 ) -> dict[str, Any]:
     """The text of token ids, special tokens included."""
-    desk, _ = context.choose(owner, body.model, None)
+    desk, _ = context.find(owner, body.model, None)
     check_token_ids(body.tokens, desk.model.engine.vocab_size, "tokens")
     return {"prompt": await desk.renderer.decode(body.tokens)}
 

@@ -53,6 +53,8 @@ def _example(model: ServedModel, url: str, needs_key: bool) -> Iterator[str]:
 
 def _request(model: ServedModel) -> tuple[str, dict[str, Any]]:
     """A route that the model can answer; chats need a chat template."""
+    if not model.generates:
+        return "/v1/embeddings", {"model": model.name, "input": "Hello"}
     if model.tokenizer.chat_template is None:
         request = {"model": model.name, "prompt": "Once upon a time", "max_tokens": 32}
         return "/v1/completions", request

@@ -51,7 +51,8 @@ def load_served_models(
 
     `base` holds what a model's own options do not say; adapters in `adapter_folders` find their
     models by themselves.
-    With `embeddings` models make embeddings of their last token that were not made for it.
+    Models that were made for embeddings, of a kind that is done here, answer nothing else; with
+    `embeddings` all do both.
     `report` is told which step begins; transformers shows its own bar while weights load.
     The memory for keys and values, `base.kv_cache_memory` or what is left when all are loaded, is
     shared out by the rule of `kv_share`. A model whose part holds no sequence of the length that it
@@ -180,6 +181,7 @@ def _serve(
     entry: _Loaded, adapter: GistAdapter | None, runner: ModelRunner, embeddings: bool
 ) -> ServedModel:
     fingerprint = with_adapter(entry.fingerprint, adapter)
+    pooling = pooling_of(entry.options.source.location)
     engine = Engine(entry.model, entry.config, adapter, fingerprint=fingerprint, runner=runner)
     return ServedModel(
         name=entry.name,
@@ -189,5 +191,6 @@ def _serve(
         max_model_len=engine.max_model_len,
         adapter=adapter,
         root=entry.options.source.location,
-        pooling=pooling_of(entry.options.source.location) or (LAST_TOKEN if embeddings else None),
+        pooling=pooling or (LAST_TOKEN if embeddings else None),
+        generates=embeddings or pooling != LAST_TOKEN,
     )

@@ -206,7 +206,7 @@ class ServeOptions:
         typer.Option(
             "--embeddings",
             help="Make embeddings with every model, of the last token's final hidden state, also "
-            "where it was not made for them.",
+            "where it was not made for them; and answer with those made for nothing else.",
         ),
     ] = False
     log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.info

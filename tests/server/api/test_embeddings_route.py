@@ -139,3 +139,29 @@ async def test_a_prompt_of_the_whole_context_fits(site: Site) -> None:
 
 async def test_an_unknown_model_is_404(site: Site) -> None:
     assert (await site.post(PATH, {"model": "nobody", "input": "a"})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/completions", {"prompt": "Hello"}),
+        ("/v1/responses", {"input": "Hello"}),
+        ("/v1/prompts", {"text": "Hello"}),
+    ],
+)
+async def test_a_model_made_for_embeddings_does_nothing_else(
+    plain_loaded: Loaded, tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    model = replace(plain_loaded.serve(), pooling="last", generates=False)
+    try:
+        async with Sites(ServedModels([model]), tmp_path / "store").open() as site:
+            response = await site.post(path, body)
+            assert response.status_code == 400
+            error = response.json()["error"]
+            assert (error["param"], error["code"]) == ("model", "model_not_supported")
+            assert "/v1/embeddings" in error["message"]
+            assert (await site.post(PATH, {"input": "Hello"})).status_code == 200
+            assert (await site.post("/tokenize", {"prompt": "Hello"})).status_code == 200
+    finally:
+        model.engine.shutdown()

@@ -1,6 +1,7 @@
 """A teacher, its sparse form and its student in one server, each with an engine of its own."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,8 @@ def test_what_is_announced_can_be_asked(folders, capsys) -> None:
     announce([student], "http://127.0.0.1:1", False, LogFormat.text)
     said = capsys.readouterr().out
     assert "http://127.0.0.1:1/v1/completions" in said and "/chat/" not in said
+    announce([replace(student, generates=False)], "http://127.0.0.1:1", False, LogFormat.text)
+    assert "http://127.0.0.1:1/v1/embeddings" in capsys.readouterr().out
 
 
 def test_sparse_layers_are_made_ready_for_the_batches_to_come(folders, monkeypatch) -> None:
