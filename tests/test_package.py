@@ -121,6 +121,17 @@ def test_the_package_list_names_every_folder_of_code() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == expected
 
 
+def test_every_recipe_is_shipped() -> None:
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    assert set(ROOT.glob("training/**/*.yaml")) <= shipped
+
+
 def test_every_folder_of_code_is_a_package() -> None:
     folders = {path.parent for part in PARTS for path in (ROOT / part).rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
