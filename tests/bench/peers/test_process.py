@@ -56,14 +56,14 @@ def test_a_server_that_sleeps_takes_no_time(log: Path) -> None:
     process.start()
     try:
         process.sleep()
-        before = process.processor_seconds()
-        time.sleep(0.3)
-        assert process.processor_seconds() == before
+        at_most = process.processor_seconds() + 0.1  # it stops a moment after the signal
+        time.sleep(0.5)
+        assert process.processor_seconds() < at_most
         with process.awake():
             deadline = time.monotonic() + 20
-            while process.processor_seconds() == before and time.monotonic() < deadline:
+            while process.processor_seconds() < at_most and time.monotonic() < deadline:
                 time.sleep(0.02)
-        assert process.processor_seconds() > before
+        assert process.processor_seconds() >= at_most
     finally:
         process.stop()
 
