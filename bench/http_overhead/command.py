@@ -36,8 +36,9 @@ def http(
 ) -> None:
     """Measure what HTTP costs: streams of a server against its engine driven directly.
 
-    Both arms take turns on the same requests. The server is a process of its own; its client and
-    the engine driven directly are in this one.
+    All take turns on the same requests. The server is a process of its own; its client and the
+    engine driven directly are in this one. The client is measured twice: scheduled so that it
+    never interrupts the server, as one on another machine, and competing with it for the cores.
     """
     import os
 

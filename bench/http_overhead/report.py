@@ -8,9 +8,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .rounds import DIRECT, HTTP
+from .rounds import COMPETING, DIRECT, HTTP
 
-_ARMS = {DIRECT: "engine driven directly", HTTP: "HTTP"}
+_ARMS = {
+    DIRECT: "engine driven directly",
+    HTTP: "HTTP",
+    COMPETING: "HTTP, client competes for the cores",
+}
+
+_COLUMNS = ("output_throughput", "processor_us", "client_processor_us", "ttft_ms")
 
 
 def print_report(result: dict[str, Any], console: Console) -> None:
@@ -18,23 +24,23 @@ def print_report(result: dict[str, Any], console: Console) -> None:
     summary = result["summary"]
     title = f"{result['model']}, {result['concurrency']} streams, {len(result['rounds'])} rounds"
     table = Table(title=f"{title}: median (least, greatest)")
-    names = ["", "output tokens/s", "processor µs/token", "TTFT ms"]
+    names = ["", "output tokens/s", "processor µs/token", "the client's", "TTFT ms"]
     for name in names:
         table.add_column(name, justify="right" if name else "left")
     for arm, label in _ARMS.items():
-        cells = [summary[name][arm] for name in ("output_throughput", "processor_us", "ttft_ms")]
-        table.add_row(label, *map(_spread, cells))
-    table.add_row("HTTP's client", "", _spread(summary["processor_us"]["client"]), "")
+        table.add_row(label, *(_spread(summary[name].get(arm)) for name in _COLUMNS))
     console.print(table)
     for line in _lines(summary):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _lines(summary: dict[str, Any]) -> Iterator[str]:
+    throughput, processor = summary["throughput_ratio"], summary["processor_ratio"]
     yield (
-        f"HTTP gives {_share(summary['throughput_ratio'])} of the engine's output tokens a second; "
-        f"the engine driven directly takes {_share(summary['processor_ratio'])} of the server's "
-        "processor time a token."
+        f"HTTP gives {_share(throughput[HTTP])} of the engine's output tokens a second, "
+        f"{_share(throughput[COMPETING])} where the client competes with the server for the cores. "
+        f"The engine driven directly takes {_share(processor[HTTP])} of the server's processor "
+        "time a token."
     )
     for name, times in (summary["health_ms"] or {}).items():
         yield f"/health, {name}: median {times['median']:.1f} ms, p99 {times['p99']:.1f} ms"
@@ -44,5 +50,7 @@ def _share(values: dict[str, Any]) -> str:
     return f"{values['median']:.1%} ({values['least']:.1%}-{values['greatest']:.1%})"
 
 
-def _spread(values: dict[str, Any]) -> str:
+def _spread(values: dict[str, Any] | None) -> str:
+    if values is None:
+        return ""
     return f"{values['median']:.4g} ({values['least']:.4g}, {values['greatest']:.4g})"

@@ -22,8 +22,10 @@ from ..load.sample import Sample
 from ..load.words import TokensPerWord
 from ..load.workload import LoadRequest, Workload
 from .direct import DirectClient
+from .scheduling import patient
 
-DIRECT, HTTP = "direct", "http"
+DIRECT, HTTP, COMPETING = "direct", "http", "http_competing"
+"""The engine driven directly; over HTTP; the same with a client that interrupts the server."""
 _HEALTH_MODULE = "gistserve.bench.http_overhead.health"
 
 
@@ -61,8 +63,9 @@ class Rounds:
             title = f"round {number} of {rounds}" if number else "warm-up"
             requests = self._draw(np.random.default_rng((seed, number)))
             self.direct.prepare(requests)
-            arms = {DIRECT: self._direct, HTTP: self._over_http}
-            order = list(arms) if number % 2 else list(reversed(arms))
+            arms = {DIRECT: self._direct, HTTP: self._patiently, COMPETING: self._over_http}
+            first = number % len(arms)
+            order = [*arms][first:] + [*arms][:first]
             figures_of = {}
             for arm in order:
                 self.on_step(f"{title}: {arm}")
@@ -103,6 +106,10 @@ class Rounds:
         found = await self._loop(self.direct, requests)
         return found | {"processor_seconds": process_time() - before}
 
+    async def _patiently(self, requests: Sequence[LoadRequest]) -> dict[str, Any]:
+        with patient():
+            return await self._over_http(requests)
+
     async def _over_http(self, requests: Sequence[LoadRequest]) -> dict[str, Any]:
         server, client = await self._server_processor(), process_time()
         found = await self._loop(self.http, requests)
@@ -139,9 +146,11 @@ def _check_answered(samples: Sequence[Sample]) -> None:
 
 def _check_same_work(arms: dict[str, dict[str, Any]]) -> None:
     for name in ("prompt_tokens", "output_tokens"):
-        direct, http = (arms[arm][name] for arm in (DIRECT, HTTP))
-        if direct != http:
-            raise LoadError(
-                f"{name}: {http} over HTTP, but {direct} of the engine driven directly; is the "
-                "server's model another one than --model, or does something else use the server?"
-            )
+        direct = arms[DIRECT][name]
+        for found in arms.values():
+            if found[name] != direct:
+                raise LoadError(
+                    f"{name}: {found[name]} over HTTP, but {direct} of the engine driven directly; "
+                    "is the server's model another one than --model, or does something else use "
+                    "the server?"
+                )

@@ -22,14 +22,15 @@ def test_both_arms_and_health_are_told(
     result = json.loads(output.read_text(encoding="utf-8"))
     assert len(result["rounds"]) == 2
     for found in result["rounds"]:
-        for arm in ("direct", "http"):
+        for arm in ("direct", "http", "http_competing"):
             assert found[arm]["requests"] == 6
             assert found[arm]["output_tokens"] == 48
             assert found[arm]["processor_seconds"] > 0
         assert found["direct"]["prompt_tokens"] == found["http"]["prompt_tokens"] >= 6 * 20 / 2
     summary = result["summary"]
-    assert len(summary["throughput_ratio"]["rounds"]) == 2
-    assert 0 < summary["throughput_ratio"]["median"] < 5
+    for ratio in summary["throughput_ratio"].values():
+        assert len(ratio["rounds"]) == 2
+        assert 0 < ratio["median"] < 5
     assert {name: len(times) for name, times in result["health_ms"].items()} == {
         "idle": 4,
         "loaded": 4,

@@ -33,12 +33,13 @@ def test_ratios_are_of_each_round_and_microseconds_of_each_token() -> None:
     ]
     found = summarise(rounds, {"idle": [1.0, 3.0], "loaded": [10.0] * 3})
     # Of the medians it would be 140 / 200.
-    assert found["throughput_ratio"]["rounds"] == pytest.approx([0.5, 0.9, 0.7])
-    assert found["throughput_ratio"]["median"] == pytest.approx(0.7)
-    assert found["processor_ratio"]["rounds"] == pytest.approx([0.5, 0.75, 0.8])
+    assert found["throughput_ratio"]["http"]["rounds"] == pytest.approx([0.5, 0.9, 0.7])
+    assert found["throughput_ratio"]["http"]["median"] == pytest.approx(0.7)
+    assert found["processor_ratio"]["http"]["rounds"] == pytest.approx([0.5, 0.75, 0.8])
     assert found["processor_us"]["direct"]["rounds"] == pytest.approx([100.0, 300.0, 100.0])
-    assert found["processor_us"]["client"]["median"] == pytest.approx(50.0)
-    assert (found["throughput_ratio"]["least"], found["throughput_ratio"]["greatest"]) == (0.5, 0.9)
+    assert found["client_processor_us"]["http"]["median"] == pytest.approx(50.0)
+    ratio = found["throughput_ratio"]["http"]
+    assert (ratio["least"], ratio["greatest"]) == (0.5, 0.9)
     assert found["health_ms"]["idle"]["mean"] == 2.0
     assert found["health_ms"]["loaded"]["p99"] == 10.0
 
@@ -48,9 +49,11 @@ def test_health_may_be_left_out() -> None:
     assert summarise([round_], None)["health_ms"] is None
 
 
+@pytest.mark.parametrize("arm", ["http", "http_competing"])
 @pytest.mark.parametrize("name", ["prompt_tokens", "output_tokens"])
-def test_arms_that_did_other_work_are_refused(name: str) -> None:
+def test_arms_that_did_other_work_are_refused(arm: str, name: str) -> None:
     same = {"prompt_tokens": 7, "output_tokens": 8}
-    _check_same_work({"direct": same, "http": dict(same)})
+    arms = {"direct": same, "http": dict(same), "http_competing": dict(same)}
+    _check_same_work(arms)
     with pytest.raises(LoadError, match=f"{name}: 9 over HTTP, but {same[name]}"):
-        _check_same_work({"direct": same, "http": same | {name: 9}})
+        _check_same_work(arms | {arm: same | {name: 9}})
