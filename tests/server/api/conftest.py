@@ -30,6 +30,7 @@ from ...chat_model import save_chat_model
 
 GIST_TOKENS = 4
 GIST_MODEL = "org/tiny"
+SMALL_POOL = 64
 PLAIN_MODEL = "plain"
 MAX_MODEL_LEN = 512
 # The body of a chat request that runs for many steps.
@@ -191,6 +192,14 @@ class Sites:
             for model in models or self.served:
                 await until(lambda model=model: model.engine.stats().num_running == 0)
             await _unpin_all(app)
+
+
+@pytest.fixture(scope="module")
+def small(gist_loaded: Loaded) -> Iterator[ServedModels]:
+    """One model with a pool of `SMALL_POOL` blocks, which a few prompts fill."""
+    model = gist_loaded.serve(num_blocks=SMALL_POOL)
+    yield ServedModels([model])
+    model.engine.shutdown()
 
 
 async def _unpin_all(app: FastAPI) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,12 @@ from .test_prompt_tiers import COMPLETIONS, PROMPTS, engine_of, memory, register
 
 pytestmark = pytest.mark.anyio
 
-NUM_BLOCKS = 64
 FULL = 19  # blocks of a prompt of 300 tokens; three leave 7 of the 64
 
 
 @pytest.fixture(scope="module")
-def small(gist_loaded: Loaded) -> Iterator[ServedModels]:
-    model = gist_loaded.serve(num_blocks=NUM_BLOCKS)
-    yield ServedModels([model])
-    model.engine.shutdown()
-
-
-@pytest.fixture
-def sites(small: ServedModels, tmp_path: Path) -> Sites:
-    return Sites(small, tmp_path / "store")
+def served(small: ServedModels) -> ServedModels:
+    return small
 
 
 async def three_prompts(site: Site) -> list[str]:

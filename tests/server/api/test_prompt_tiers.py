@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from gistserve.server.api.served_models import ServedModels
 from gistserve.server.engine.engine import Engine
 from gistserve.server.engine.errors import CacheFullError
 
-from .conftest import GIST_MODEL, Loaded, Site, Sites, until
+from .conftest import GIST_MODEL, SMALL_POOL, Loaded, Site, Sites, until
 from .test_limits import bearer
 from .test_metrics import scrape
 
@@ -22,19 +20,11 @@ PROMPTS = "/v1/prompts"
 COMPLETIONS = "/v1/completions"
 SLOT = 2 * 2 * 2 * 8 * 4  # layers, key and value, heads, width, fp32
 BLOCK = 16 * SLOT
-NUM_BLOCKS = 64
 
 
 @pytest.fixture(scope="module")
-def small(gist_loaded: Loaded) -> Iterator[ServedModels]:
-    model = gist_loaded.serve(num_blocks=NUM_BLOCKS)
-    yield ServedModels([model])
-    model.engine.shutdown()
-
-
-@pytest.fixture
-def sites(small: ServedModels, tmp_path: Path) -> Sites:
-    return Sites(small, tmp_path / "store")
+def served(small: ServedModels) -> ServedModels:
+    return small
 
 
 def memory(blocks: int, host: int = 0) -> PromptMemory:
@@ -362,7 +352,7 @@ async def test_a_pin_that_nobody_waits_for_any_more_is_undone(
 
 
 async def test_idle_prompts_make_room_for_what_compressing_needs(sites: Sites) -> None:
-    async with sites.open(prompt_memory=memory(NUM_BLOCKS - 8)) as site:
+    async with sites.open(prompt_memory=memory(SMALL_POOL - 8)) as site:
         kept = [await register(site, f"{i} " + "x" * 300) for i in range(2)]
         assert await tiers(site, *kept) == ["device", "device"]
         # Of 64 blocks 38 are pinned; 28 more are needed to compress, and one to keep the gist.
@@ -476,13 +466,13 @@ async def test_server_info_gives_the_budgets(sites: Sites) -> None:
     sites.store_limit = None
     async with sites.open() as site:
         body = (await site.client.get("/server_info")).json()
-        assert body["models"][0]["prompt_bytes"] == NUM_BLOCKS // 2 * BLOCK
+        assert body["models"][0]["prompt_bytes"] == SMALL_POOL // 2 * BLOCK
         assert body["prompt_memory"] == {"host_bytes": 0, "disk_bytes": None}
 
 
 async def test_a_budget_above_the_cache_is_refused(sites: Sites) -> None:
     with pytest.raises(ValueError, match=r"whole key/value cache.*--kv-cache-memory"):
-        async with sites.open(prompt_memory=memory(NUM_BLOCKS + 1)):
+        async with sites.open(prompt_memory=memory(SMALL_POOL + 1)):
             pass
 
 
