@@ -29,6 +29,7 @@ from .schemas import ResponseFormat
 from .served_models import ServedModel, ServedModels
 from .settings import ServerSettings
 from .step_watch import StepWatch
+from .streaming import disconnected
 
 T = TypeVar("T")
 
@@ -245,8 +246,7 @@ def _admission(max_running: int, settings: ServerSettings) -> Admission:
 
 
 async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await disconnected(request.receive)
     scope.cancel()
 
 

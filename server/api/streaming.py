@@ -80,7 +80,7 @@ class EventStream(Response):
             async with anyio.create_task_group() as group:
                 # In a task of its own, so that no token wakes all layers of the application.
                 group.start_soon(self._send_all, send, arrival, group.cancel_scope)
-                await _disconnected(receive)
+                await disconnected(receive)
                 group.cancel_scope.cancel()
         finally:
             self._on_close()
@@ -123,7 +123,7 @@ async def until_disconnect(
         ApiError: 499 if the client went away (nobody is left to read it).
     """
     task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(request.receive))
+    watcher = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -136,6 +136,7 @@ async def until_disconnect(
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away; what it sends until then is lost."""
     while (await receive())["type"] != "http.disconnect":
         pass
